@@ -11,6 +11,7 @@ from typing import Any
 from ansible.errors import AnsibleFilterError
 
 from ansible_collections.baremetal.llm.plugins.module_utils import site
+from ansible_collections.baremetal.llm.plugins.module_utils.lock import LockError
 
 
 def _named(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -20,7 +21,7 @@ def _named(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
-        except site.SiteError as error:
+        except (site.SiteError, LockError) as error:
             raise AnsibleFilterError(f"baremetal.llm.{name}: {error}") from error
         except (KeyError, TypeError, ValueError, OSError) as error:
             raise AnsibleFilterError(

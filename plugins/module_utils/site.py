@@ -10,32 +10,24 @@ does not cost the square of their number.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, Callable
+
+from ansible_collections.baremetal.llm.plugins.module_utils.lock import DEFAULT_ROOT, Lock, LockError, read_lock
 
 GPU_GROUP = "gpu_hosts"
 GATEWAY_GROUP = "gateway_hosts"
 MONITORING_GROUP = "monitoring_hosts"
 
-DEFAULT_MODEL_ROOT = "/srv/models"
 LOOPBACK = "127.0.0.1"
 
 Groups = Mapping[str, Sequence[str]]
 HostVariables = Mapping[str, Any]
-ModelPathReader = Callable[[str, str], str]
+LockReader = Callable[[str, Sequence[str]], Lock]
 
 
 class SiteError(Exception):
     """The site's variables contradict themselves. The message names the variable."""
-
-
-def read_model_path(lock: str, root: str) -> str:
-    """Path of the published model that the lock file at *lock* describes, under *root* on a host."""
-    # Imported here: placing a deployment must not depend on the lock reader, nor on YAML.
-    from ansible_collections.baremetal.llm.plugins.module_utils.lock import read_lock
-
-    return str(read_lock(lock).model_path(root))
 
 
 def unique(names: Sequence[str]) -> list[str]:
@@ -113,6 +105,11 @@ def model_named(models: Sequence[Mapping[str, Any]], deployment: Mapping[str, An
     raise SiteError(f"llm_deployments: {deployment.get('name')}: llm_models has no model named {deployment['model']!r}")
 
 
+def model_lock(model: Mapping[str, Any], reader: LockReader = read_lock) -> Lock:
+    """The lock of an entry of `llm_models`. Raises LockError if it cannot be used."""
+    return reader(str(model["lock"]), [str(path) for path in model.get("allow_files") or ()])
+
+
 def engine_deployments(
     deployments: Sequence[Mapping[str, Any]],
     models: Sequence[Mapping[str, Any]],
@@ -120,14 +117,14 @@ def engine_deployments(
     host: str,
     groups: Groups,
     hostvars: Mapping[str, HostVariables],
-    root: str = DEFAULT_MODEL_ROOT,
-    model_path: ModelPathReader = read_model_path,
+    root: str = DEFAULT_ROOT,
+    reader: LockReader = read_lock,
 ) -> list[dict[str, Any]]:
     """What the role of *engine* runs on *host*."""
     return [
         {
             "name": item["name"],
-            "model_path": model_path(str(model_named(models, item)["lock"]), root),
+            "model_path": model_lock(model_named(models, item), reader).model_path(root),
             "served_model_name": served_model_name(item),
             "listen_address": listen_address(host, groups, hostvars),
             "port": int(item["port"]),
@@ -185,7 +182,7 @@ def gateway_deployments(
     ]
 
 
-def _entries(value: Any) -> list[Mapping[str, Any]]:
+def entries(value: Any) -> list[Mapping[str, Any]]:
     """The mappings in *value*, whatever it is: preflight asks before anything was checked."""
     if isinstance(value, (str, bytes)) or not isinstance(value, Sequence):
         return []
@@ -197,52 +194,43 @@ def readiness_request(
     models: Any,
     host: str,
     groups: Groups,
-    root: str = DEFAULT_MODEL_ROOT,
+    root: str = DEFAULT_ROOT,
     gateway_ports: Sequence[int] = (),
-    reader: Callable[[str], Any] | None = None,
+    reader: LockReader = read_lock,
 ) -> dict[str, Any]:
     """What preflight asks *host* about. Takes any input, since the site has not been checked yet."""
-    here = deployments_on(_entries(deployments), host, groups)
+    here = deployments_on(entries(deployments), host, groups)
     ports = [item.get("port") for item in here]
     if host in group_hosts(groups, GATEWAY_GROUP):
         ports.extend(gateway_ports)
-    request: dict[str, Any] = {
-        "paths": [root] if here else [],
-        "ports": unique_ports(ports),
-        "models": [],
-        "source_folders": [],
-    }
     wanted = {item["model"] for item in here if isinstance(item.get("model"), str)}
-    seen: set[str] = set()
-    for model in _entries(models):
-        lock_path = model.get("lock")
-        if model.get("name") not in wanted or not isinstance(lock_path, str) or lock_path in seen:
+    locks: dict[str, Lock] = {}
+    folders: list[dict[str, Any]] = []
+    for model in entries(models):
+        if model.get("name") not in wanted or not isinstance(model.get("lock"), str) or model["lock"] in locks:
             continue
-        seen.add(lock_path)
-        lock = _readable_lock(lock_path, reader)
-        if lock is None:
-            continue
-        request["models"].append(str(lock.model_path(root)))
-        for source in _entries(model.get("sources")):
-            if source.get("type") == "folder" and isinstance(source.get("path"), str):
-                files = [{"path": entry.path, "size": entry.size} for entry in lock.files]
-                request["source_folders"].append({"path": source["path"], "files": files})
-    return request
+        try:
+            lock = model_lock(model, reader)
+        except (LockError, TypeError):
+            continue  # Validation says what is wrong with it.
+        locks[model["lock"]] = lock
+        files = [{"path": file.path, "size": file.size} for file in lock.files]
+        folders.extend({"path": path, "files": files} for path in source_folders(model))
+    return {
+        "paths": [root] if here else [],
+        "ports": usable_ports(ports),
+        "models": [lock.model_path(root) for lock in locks.values()],
+        "source_folders": folders,
+    }
 
 
-def unique_ports(values: Sequence[Any]) -> list[int]:
-    """The usable port numbers among *values*."""
-    ports = [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
-    return sorted({port for port in ports if 0 < port < 65536})
+def source_folders(model: Mapping[str, Any]) -> list[str]:
+    """The folders among the sources of a model."""
+    folders = [item.get("path") for item in entries(model.get("sources")) if item.get("type") == "folder"]
+    return [path for path in folders if isinstance(path, str)]
 
 
-def _readable_lock(path: str, reader: Callable[[str], Any] | None) -> Any:
-    """The lock at *path*, or None when it cannot be used: validation says why, with the path."""
-    if not os.path.isfile(path):
-        return None
-    if reader is None:
-        from ansible_collections.baremetal.llm.plugins.module_utils.lock import read_lock as reader
-    try:
-        return reader(path)
-    except (OSError, ValueError):
-        return None
+def usable_ports(values: Sequence[Any]) -> list[int]:
+    """The port numbers among *values*."""
+    numbers = {value for value in values if isinstance(value, int) and not isinstance(value, bool)}
+    return sorted(port for port in numbers if 0 < port < 65536)
