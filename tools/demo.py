@@ -4,7 +4,7 @@
 # Copyright (c) 2026, baremetal.llm contributors
 """The demo: three throwaway hosts, then the playbooks that a production site runs, then a question.
 
-usage: demo.py up [--model ORG/NAME]   |   demo.py prepare --bed NAME --inventory FOLDER   |   demo.py down
+usage: demo.py up [--model ORG/NAME]   |   demo.py prepare --bed NAME   |   demo.py down
 """
 
 from __future__ import annotations
@@ -170,9 +170,8 @@ def main() -> None:
     up_arguments.add_argument(
         "--model", default=TINY, help="a model of the Hub, or the tiny one made here (%(default)s)"
     )
-    prepare_arguments = verbs.add_parser("prepare", help="make another bed ready, without running site.yml (tests)")
+    prepare_arguments = verbs.add_parser("prepare", help="make another bed and a copy of the inventory for it (tests)")
     prepare_arguments.add_argument("--bed", required=True)
-    prepare_arguments.add_argument("--inventory", required=True, type=Path, help="a copy of the demo's inventory")
     prepare_arguments.add_argument("--engine-hosts", type=int, default=len(ENGINE_HOSTS))
     verbs.add_parser("down", help="remove everything the demo made")
     arguments = parser.parse_args()
@@ -181,7 +180,10 @@ def main() -> None:
             up(arguments.model)
         elif arguments.verb == "prepare":
             engines = [f"engine-{number + 1}" for number in range(arguments.engine_hosts)]
-            prepare(Bed(arguments.bed), arguments.inventory.resolve(), TINY, [*engines, GATEWAY_HOST])
+            bed = Bed(arguments.bed)
+            inventory = bed.state / "inventory"
+            shutil.copytree(INVENTORY, inventory, ignore=shutil.ignore_patterns("generated.yml", "locks"))
+            prepare(bed, inventory, TINY, [*engines, GATEWAY_HOST])
         else:
             down()
     except BedError as error:
