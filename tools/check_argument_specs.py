@@ -213,6 +213,10 @@ def _pairs(node: yaml.MappingNode) -> Iterator[tuple[str, Node]]:
             yield key.value, value
 
 
+def _keys(node: yaml.MappingNode) -> list[str]:
+    return [pair[0] for pair in _pairs(node)]
+
+
 def _tasks(node: Node | None) -> Iterator[yaml.MappingNode]:
     """Yield every task of a task file, those inside blocks too."""
     if not isinstance(node, yaml.SequenceNode):
@@ -227,7 +231,7 @@ def _tasks(node: Node | None) -> Iterator[yaml.MappingNode]:
 
 def _module(task: yaml.MappingNode) -> str:
     """Return the short name of the module that the task calls, or nothing for a block."""
-    keys = [key for key, _ in _pairs(task)]
+    keys = _keys(task)
     if TASK_KEYS.intersection(keys):
         return ""
     for key in keys:
@@ -261,7 +265,7 @@ def check_tasks(role: Path) -> Iterator[Finding]:
         lines = path.read_text(encoding="utf-8").splitlines()
         for task in _tasks(_compose(path)):
             line = task.start_mark.line + 1
-            if any(key == "ignore_errors" for key, _ in _pairs(task)):
+            if "ignore_errors" in _keys(task):
                 yield Finding(path, "ignore_errors hides what broke; use failed_when with the one case meant", line)
             module = _module(task)
             if module in EXPLAINED_MODULES and not _explained(lines, task):

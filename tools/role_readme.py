@@ -97,7 +97,7 @@ def render(readme: str, options: Mapping[str, Any]) -> str:
     if readme.count(BEGIN) != 1 or readme.count(END) != 1 or readme.index(BEGIN) > readme.index(END):
         raise ReadmeError(f"needs one line {BEGIN} and, below it, one line {END}")
     head, rest = readme.split(BEGIN)
-    _, tail = rest.split(END)
+    tail = rest.split(END)[1]
     return f"{head}{BEGIN}\n\n{table(options)}\n{END}{tail}"
 
 
