@@ -1,0 +1,201 @@
+#!/usr/bin/env python3
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# Copyright (c) 2026, baremetal.llm contributors
+"""What a run of site.yml costs: the first, the one that changes nothing, and the latter on 1, 2, 4 and 8 engine hosts.
+
+Prints Markdown tables: seconds, tasks that each host ran, CPU seconds of the controller, split by playbook. Hosts and
+controller share this machine's cores, so compare columns with each other, not with a fleet. Only engine-1 runs the real
+vLLM; where there are more engine hosts than the demo has, they run the fake of tests/fakes/fake_vllm, whose files the
+role installs, starts and checks in the same way.
+
+usage: site_runs.py [--hosts 1,2,4,8] [--repeat 3]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests/fakes/fake_vllm")]
+
+import demo  # noqa: E402  (found through the path above)
+import fake_vllm_wheel  # noqa: E402
+from testbed import SHARE, Bed  # noqa: E402
+
+BED = Bed("benchmark")
+FAKE_VERSION = "0.33.0"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of site.yml."""
+
+    seconds: float
+    cpu_seconds: float
+    """User and system time of ansible-playbook and its forks."""
+    by_playbook: dict[str, float]
+    """Seconds by playbook."""
+    tasks: dict[str, int]
+    """Tasks that each host ran, skipped ones left out."""
+    changed: int
+
+
+def playbook_of_play() -> dict[str, str]:
+    """Return the playbook that each play stands in."""
+    names = {}
+    for path in sorted((ROOT / "playbooks").glob("*.yml")):
+        for play in yaml.safe_load(path.read_text(encoding="utf-8")):
+            if "hosts" in play:
+                names[play["name"]] = path.stem
+    return names
+
+
+def run_site(inventory: Path) -> Run:
+    """Run site.yml and say what it cost. Raises CalledProcessError if it fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = Path(folder) / "ledger.json"
+        environment = os.environ | {
+            "ANSIBLE_CONFIG": str(ROOT / "ansible.cfg"),
+            "ANSIBLE_CALLBACK_PLUGINS": str(ROOT / "benchmarks/callback_plugins"),
+            "ANSIBLE_CALLBACKS_ENABLED": "task_ledger",
+            "TASK_LEDGER": str(ledger),
+        }
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        done = subprocess.run(
+            [demo.BIN / "ansible-playbook", "-i", inventory, ROOT / "playbooks/site.yml"],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        if done.returncode:
+            sys.exit(f"site.yml failed:\n{done.stdout[-4000:]}")
+        recorded = json.loads(ledger.read_text(encoding="utf-8"))
+    books = playbook_of_play()
+    by_playbook: dict[str, float] = {}
+    tasks: dict[str, int] = {}
+    for play in recorded["plays"]:
+        book = books[play["play"]]
+        by_playbook[book] = by_playbook.get(book, 0.0) + play["seconds"]
+        for host, count in play["tasks"].items():
+            tasks[host] = tasks.get(host, 0) + count
+    return Run(
+        seconds=sum(by_playbook.values()),
+        cpu_seconds=after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime,
+        by_playbook=by_playbook,
+        tasks=tasks,
+        changed=sum(host["changed"] for host in recorded["hosts"].values()),
+    )
+
+
+def make_inventory(engine_hosts: int) -> Path:
+    """Make hosts and an inventory with that many engine hosts, of which the first runs the real engine."""
+    inventory = BED.state / "inventory"
+    shutil.rmtree(inventory, ignore_errors=True)
+    shutil.copytree(demo.INVENTORY, inventory, ignore=shutil.ignore_patterns("generated.yml", "locks"))
+    engines = [f"engine-{number + 1}" for number in range(engine_hosts)]
+    # The gateway keeps its address whatever the number of engines.
+    hosts = {name: {"ansible_host": f"{{{{ demo_network_prefix }}}}.{12 + index}"} for index, name in enumerate(engines)}
+    tree = {
+        "all": {
+            "children": {
+                "gpu_hosts": {"hosts": hosts},
+                "gateway_hosts": {"hosts": {"gateway-1": {"ansible_host": "{{ demo_network_prefix }}.11"}}},
+            }
+        }
+    }
+    (inventory / "hosts.yml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    fakes = SHARE / "fakes"
+    requirements = fake_vllm_wheel.build(fakes, FAKE_VERSION)
+    for name in engines[1:]:
+        variables = {
+            "vllm_version": FAKE_VERSION,
+            "vllm_requirements": str(requirements),
+            "vllm_find_links": ["/mnt/share/fakes"],
+            "vllm_accepted_advisories": [],
+        }
+        path = inventory / "host_vars" / f"{name}.yml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(yaml.safe_dump(variables), encoding="utf-8")
+    demo.prepare(BED, inventory, demo.TINY, ["gateway-1", *engines])
+    return inventory
+
+
+def per_host(run: Run, engine_hosts: int) -> float:
+    return run.seconds / (engine_hosts + 1)
+
+
+def table(title: list[str], rows: list[list[str]]) -> None:
+    for row in (title, ["---"] * len(title), *rows):
+        print("| " + " | ".join(row) + " |", flush=True)
+    print()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
+    parser.add_argument("--hosts", default="1,2,4,8", help="numbers of engine hosts, ascending (default: %(default)s)")
+    parser.add_argument("--repeat", type=int, default=3, help="no-change runs of each; the median counts (%(default)s)")
+    arguments = parser.parse_args()
+    rows, first = [], None
+    books = ["preflight", "provision", "weights", "serve", "verify"]
+    BED.down()
+    try:
+        for engine_hosts in [int(number) for number in arguments.hosts.split(",")]:
+            inventory = make_inventory(engine_hosts)
+            converged = run_site(inventory)
+            first = first or converged
+            runs = [run_site(inventory) for _ in range(arguments.repeat)]
+            if any(run.changed for run in runs):
+                sys.exit(f"a run that should change nothing changed something ({engine_hosts} engine hosts)")
+            run = sorted(runs, key=lambda each: each.seconds)[len(runs) // 2]
+            cpu = statistics.median(each.cpu_seconds for each in runs)
+            rows.append(
+                [
+                    f"no change, {engine_hosts} + 1",
+                    *(f"{run.by_playbook.get(book, 0):.1f}" for book in books),
+                    f"{run.seconds:.1f}",
+                    f"{run.seconds / (engine_hosts + 1):.1f}",
+                    f"{cpu:.1f}",
+                    str(run.tasks["engine-1"]),
+                    str(run.tasks["gateway-1"]),
+                ]
+            )
+    finally:
+        BED.down()
+    columns = ["run, engine hosts + gateway", *(f"{book} s" for book in books)]
+    columns += ["all s", "s per host", "controller CPU s", "tasks per engine host", "tasks per gateway"]
+    if first:
+        engine_hosts = int(arguments.hosts.split(",", maxsplit=1)[0])
+        rows.insert(
+            0,
+            [
+                f"first, {engine_hosts} + 1",
+                *(f"{first.by_playbook.get(book, 0):.1f}" for book in books),
+                f"{first.seconds:.1f}",
+                f"{first.seconds / (engine_hosts + 1):.1f}",
+                f"{first.cpu_seconds:.1f}",
+                str(first.tasks["engine-1"]),
+                str(first.tasks["gateway-1"]),
+            ],
+        )
+    table(columns, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+# Copyright (c) 2026, baremetal.llm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A tenant outside the hosts, with the OpenAI SDK."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import openai
+import pytest
+
+QUESTION = [{"role": "user", "content": "What does a datacenter dream of?"}]
+
+
+def test_models(endpoint):
+    assert [model.id for model in endpoint.client().models.list()] == [endpoint.model]
+
+
+def test_chat(endpoint):
+    answer = endpoint.client().chat.completions.create(
+        model=endpoint.model, messages=QUESTION, max_tokens=8, extra_body={"ignore_eos": True}
+    )
+    assert answer.model == endpoint.model
+    assert answer.usage.completion_tokens == 8
+    assert answer.choices[0].finish_reason == "length"
+
+
+def test_completion(endpoint):
+    answer = endpoint.client().completions.create(
+        model=endpoint.model, prompt="Once", max_tokens=8, extra_body={"ignore_eos": True}
+    )
+    assert answer.usage.completion_tokens == 8
+
+
+def test_streamed_chunks_arrive_one_by_one(endpoint):
+    tokens = 200
+    stream = endpoint.client().chat.completions.create(
+        model=endpoint.model, messages=QUESTION, max_tokens=tokens, stream=True, extra_body={"ignore_eos": True}
+    )
+    begun = time.monotonic()
+    arrivals = [time.monotonic() - begun for chunk in stream if chunk.choices]
+    # A token whose bytes are not whole characters yet brings no chunk, so fewer chunks than tokens are right.
+    assert len(arrivals) > tokens / 4
+    # Held back until the end, all would arrive together.
+    assert arrivals[0] < arrivals[-1] / 2, f"first after {arrivals[0]:.3f} s, last after {arrivals[-1]:.3f} s"
+    assert len({round(arrival, 3) for arrival in arrivals}) > len(arrivals) / 4
+
+
+def test_both_replicas_serve(endpoint, engines):
+    def served(engine) -> float:
+        metrics = engine.check_output(
+            "python3 -c \"import urllib.request; "
+            "print(urllib.request.urlopen('http://'+__import__('socket').gethostbyname(__import__('socket').gethostname())"
+            "+':8000/metrics').read().decode())\""
+        )
+        return sum(
+            float(line.split()[-1]) for line in metrics.splitlines() if line.startswith("vllm:request_success_total")
+        )
+
+    before = [served(engine) for engine in engines]
+
+    def ask(_number: int) -> None:
+        endpoint.client().chat.completions.create(model=endpoint.model, messages=QUESTION, max_tokens=16)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(ask, range(12)))
+    after = [served(engine) for engine in engines]
+    assert all(now > then for now, then in zip(after, before)), (before, after)
+
+
+def test_wrong_key_is_refused_as_the_sdk_expects(endpoint):
+    with pytest.raises(openai.AuthenticationError) as refusal:
+        endpoint.client(api_key="sk-wrong").models.list()
+    assert refusal.value.body["message"]
+
+
+def test_unknown_model_is_refused_as_the_sdk_expects(endpoint):
+    with pytest.raises(openai.NotFoundError) as refusal:
+        endpoint.client().chat.completions.create(model="nobody", messages=QUESTION)
+    assert refusal.value.code == "model_not_found"
+
+
+def test_a_prompt_longer_than_the_context_is_a_400_that_says_so(endpoint):
+    with pytest.raises(openai.BadRequestError) as refusal:
+        endpoint.client().completions.create(model=endpoint.model, prompt="word " * 4000, max_tokens=8)
+    assert "1024" in str(refusal.value)
