@@ -144,7 +144,7 @@ def socket_owners(inodes: Iterable[str], proc: str = "/proc") -> dict[str, dict[
     if not wanted:
         return owners
     # In ascending order, so that the first one found is the process that opened the socket and not its children.
-    for pid in sorted((int(name) for name in os.listdir(proc) if name.isdigit())):
+    for pid in sorted(int(name) for name in os.listdir(proc) if name.isdigit()):
         folder = os.path.join(proc, str(pid), "fd")
         try:
             descriptors = os.listdir(folder)

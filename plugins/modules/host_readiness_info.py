@@ -121,7 +121,7 @@ readiness:
       description: Whether the module ran as root. If not, processes of other users stay nameless.
       type: bool
     space:
-      description: For each of O(paths), its mount point and the free space there (bytes, as an ordinary user gets them).
+      description: For each of O(paths), its mount point and the space there, in bytes, that an ordinary user gets.
       type: list
       elements: dict
       sample: [{path: /srv/models, mount: /srv, free_bytes: 1000, total_bytes: 2000, free_inodes: 10, read_only: false}]
@@ -139,7 +139,10 @@ readiness:
       description: For each of O(source_folders), whether it exists and which files are missing or of another size.
       type: list
       elements: dict
-      sample: [{path: /mnt/share, exists: true, problems: [{path: a.safetensors, reason: size, expected: 20, actual: 7}]}]
+      sample:
+        - path: /mnt/share
+          exists: true
+          problems: [{path: a.safetensors, reason: size, expected: 20, actual: 7}]
 problem:
   description: Why the host could not be asked. Empty if it could.
   returned: always

@@ -1,0 +1,79 @@
+# Copyright (c) 2026, baremetal.llm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.errors import AnsibleActionFail
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.baremetal.llm.plugins.module_utils.site import listen_address
+from ansible_collections.baremetal.llm.plugins.module_utils.site_validation import (
+    HostState,
+    Site,
+    report,
+    validate_site,
+)
+
+
+class ActionModule(ActionBase):
+    """Judge the site and all hosts in one place, and fail once."""
+
+    _requires_connection = False
+    _supports_check_mode = True
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        _, arguments = self.validate_argument_spec(
+            argument_spec={
+                "deployments": {"type": "raw", "required": True},
+                "models": {"type": "raw", "required": True},
+                "tenants": {"type": "raw", "required": True},
+                "engine_key_length": {"type": "int", "required": True},
+                "model_root": {"type": "path", "default": "/srv/models"},
+                "gateway_port": {"type": "int", "default": 443},
+                "readiness_variable": {"type": "str", "required": True},
+            }
+        )
+        task_vars = task_vars or {}
+        hostvars = task_vars["hostvars"]
+        hosts = _states(task_vars["ansible_play_hosts_all"], hostvars, arguments["readiness_variable"])
+        site = Site(
+            deployments=arguments["deployments"],
+            models=arguments["models"],
+            tenants=arguments["tenants"],
+            groups=task_vars["groups"],
+            engine_key_length=arguments["engine_key_length"],
+            model_root=arguments["model_root"],
+            gateway_port=arguments["gateway_port"],
+            hosts=hosts,
+            addresses={host: listen_address(host, task_vars["groups"], hostvars) for host in hosts},
+        )
+        findings = validate_site(site)
+        result.update(
+            changed=False,
+            findings=[finding.as_dict() for finding in findings],
+            hosts_checked=sum(1 for state in hosts.values() if state.readiness),
+        )
+        if findings:
+            raise AnsibleActionFail(report(findings), result=result)
+        return result
+
+
+def _states(hosts: list[str], hostvars: Any, variable: str) -> dict[str, HostState]:
+    """What each host answered; a host that was not asked answered nothing."""
+    states = {}
+    for host in hosts:
+        answer = hostvars[host].get(variable)
+        if answer is None:
+            states[host] = HostState(problem=f"the variable {variable} has no answer of this host")
+            continue
+        states[host] = HostState(
+            readiness=answer.get("readiness") or {},
+            problem=answer.get("problem") or "",
+            unreachable=bool(answer.get("unreachable_host")),
+            wanted=answer.get("wanted") or {},
+        )
+    return states
