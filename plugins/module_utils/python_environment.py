@@ -19,11 +19,10 @@ import os
 import re
 import shutil
 import signal
-import stat
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -224,9 +223,10 @@ def _inspect(
         return State("damaged", f"{python} does not run as the Python of this environment", packages)
     if list(packages) != marker.get("packages"):
         return State("damaged", "the packages in it are not the ones that were installed", packages)
-    fault = _first_fault(path)
-    if fault:
-        return State("damaged", fault, packages)
+    accepted = marker.get("record_mismatches")
+    faults = [file for file in _faults(path) if not isinstance(accepted, list) or file not in accepted]
+    if faults:
+        return State("damaged", f"{path / faults[0]} is missing or not of the size it was installed with", packages)
     return State("current", "", packages)
 
 
@@ -258,30 +258,32 @@ def _packages(path: Path) -> tuple[str, ...]:
     return tuple(sorted(found))
 
 
-def _first_fault(path: Path) -> str:
-    """Compare each installed file with the size in its package's RECORD; return the first that is not right.
+def _faults(path: Path) -> list[str]:
+    """Compare each installed file with the size in its package's RECORD; return those that are not right.
 
     Sizes, not digests: reading several gigabytes at every run is not worth it, and this finds what happens in practice,
     deleted and truncated files. Compiled files are left out, since Python may write them again.
     """
+    found = []
     for site in _site_packages(path):
         for folder in sorted(site.glob("*.dist-info")):
             try:
                 with open(folder / "RECORD", encoding="utf-8", newline="") as record:
                     rows = list(csv.reader(record))
             except OSError:
-                return f"{folder / 'RECORD'} is missing"
+                found.append(str((folder / "RECORD").relative_to(path)))
+                continue
             for row in rows:
-                if len(row) != 3 or not row[2] or row[0].endswith(".pyc"):
+                if len(row) != 3 or not row[2].isdigit() or row[0].endswith(".pyc"):
                     continue
                 file = os.path.join(site, row[0])
                 try:
-                    status = os.stat(file)
+                    right = os.stat(file).st_size == int(row[2])
                 except OSError:
-                    return f"{os.path.normpath(file)} is missing"
-                if not stat.S_ISREG(status.st_mode) or status.st_size != int(row[2]):
-                    return f"{os.path.normpath(file)} does not have the size it was installed with"
-    return ""
+                    right = False
+                if not right:
+                    found.append(os.path.relpath(file, path))
+    return found
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -296,6 +298,10 @@ def _replace(request: Request, run: Runner, inherited: Mapping[str, str], keep: 
         path.rename(previous)
     try:
         _build(request, run, inherited)
+        if request.cache_dir and _faults(path):
+            # Linked files are one with their copy in the cache: what truncated one truncated the other.
+            _build(replace(request, cache_dir=""), run, inherited)
+        _finish(request, run, inherited)
     except BaseException:
         # Also when the run is interrupted: whatever stops it, the environment that worked stays in service.
         _remove(path)
@@ -323,9 +329,14 @@ def _build(request: Request, run: Runner, inherited: Mapping[str, str]) -> None:
             ) from error
         if done.rc != 0:
             raise EnvironmentProblem(explain(request, step, done))
+
+
+def _finish(request: Request, run: Runner, inherited: Mapping[str, str]) -> None:
+    """Take the sign of building away and put the marker there."""
+    path = Path(request.path)
     # The version of what was built, not of what was asked for a while ago.
     version = _base_version(request, run, inherited)
-    _remove(work)
+    _remove(path / BUILD_FOLDER)
     # uv leaves its lock writable for everybody.
     (path / ".lock").unlink(missing_ok=True)
     marker = {
@@ -335,6 +346,8 @@ def _build(request: Request, run: Runner, inherited: Mapping[str, str]) -> None:
         "python_minor": _minor(version or ""),
         "installer": request.installer,
         "packages": list(_packages(path)),
+        # A few publishers ship wheels whose RECORD is wrong from the start.
+        "record_mismatches": _faults(path),
     }
     unfinished = path / (MARKER + ".new")
     with open(unfinished, "w", encoding="utf-8") as out:
