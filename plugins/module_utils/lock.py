@@ -258,7 +258,7 @@ def _parse_files(value: object, allow_files: Sequence[str], problems: list[str])
 
 
 def dump_lock(lock: Lock) -> str:
-    """The text of a lock file: the same for the same lock, and one line per fact, so that a change reads well in a diff.
+    """The text of a lock file: the same for the same lock, one line per fact, so that a change reads well in a diff.
 
     Every text is quoted: forty digits without a letter, or 12e34…, would otherwise be read as a number.
     """

@@ -242,7 +242,7 @@ def _parents(path: str) -> list[str]:
 
 
 def _refuse_links(lock: Lock, root: str) -> None:
-    """A link below the root could lead a write by root anywhere. The root itself may be one: that is the site's choice."""
+    """A link below the root could lead a write by root anywhere. The root itself may be one, if the site wants."""
     path = root
     for part in (*lock.model.split("/"), lock.revision):
         path = os.path.join(path, part)
@@ -453,7 +453,7 @@ def _exclusive(lock: Lock, settings: Settings) -> Iterator[bool]:
 
 
 def _recover(lock: Lock, plan: Plan, settings: Settings) -> None:
-    """Take over what a killed run left and drop what nobody wants any more. All of it is hashed again before it counts."""
+    """Take over what a killed run left, drop what nobody wants any more. All is hashed again before it counts."""
     parts, tree = _parts(lock, settings), _tree(lock, settings)
     os.makedirs(parts, mode=0o700, exist_ok=True)
     for file in plan.wanted:

@@ -113,7 +113,7 @@ def lock_folder(model: str, folder: str, selection: Selection) -> Locked:
 def lock_hub(model: str, revision: str, endpoint: str, token: str, selection: Selection) -> Locked:
     """Ask the Hub what a branch, tag or commit is now, and for the size and SHA-256 of each file at that commit.
 
-    The Hub publishes SHA-256 for large files; small ones are fetched at the commit, compared with git's digest and hashed.
+    The Hub publishes SHA-256 for large files; small ones are fetched at the commit, compared with git's digest, hashed.
     Raises ImportError without the library huggingface_hub, LockError when the Hub refuses.
     """
     # Before the import: the library reads them once. A mirror cannot serve Xet, and small files need none.
