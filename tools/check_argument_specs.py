@@ -257,7 +257,9 @@ def check_tasks(role: Path) -> Iterator[Finding]:
         length = len(contents.read_text(encoding="utf-8").splitlines())
         if length > LONGEST_CONTENTS:
             yield Finding(contents, f"{length} lines; a table of contents has at most {LONGEST_CONTENTS}")
-        for task in _tasks(_compose(contents)):
+        # A role that fits into one file needs no table of contents.
+        listed = _tasks(_compose(contents)) if len(list(_yaml_files(role, "tasks"))) > 1 else ()
+        for task in listed:
             module = _module(task)
             if module and module not in CONTENTS_MODULES:
                 yield Finding(contents, f"{module} belongs in a file that main.yml imports", task.start_mark.line + 1)
@@ -404,6 +406,42 @@ def check_borders(role: Path, roles: Iterable[str]) -> Iterator[Finding]:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Callers: what playbooks and inventories hand to roles
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _handed_over(node: Node | None) -> Iterator[tuple[str, int]]:
+    """Yield the variable names that a playbook sets for roles, and that an inventory file sets at its top level."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                yield key.value, key.start_mark.line + 1
+            yield from _handed_over(value)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _handed_over(value)
+
+
+def check_callers(root: Path, roles: Mapping[str, set[str]]) -> Iterator[Finding]:
+    """Find variables with a role's prefix that the role does not have: misspelt, and silently without effect."""
+    files = [
+        *(root / "playbooks").glob("*.yml"),
+        *(root / "inventories").rglob("*.yml"),
+        *(root / "molecule").rglob("*.yml"),
+    ]
+    for path in sorted(files):
+        try:
+            names = list(_handed_over(_compose(path)))
+        except yaml.YAMLError as error:
+            yield Finding(path, f"not YAML: {error}")
+            continue
+        for name, line in names:
+            owner = "" if name.startswith("__") else _owner(name, roles)
+            if owner and name not in roles[owner]:
+                yield Finding(path, f"{name}: the role {owner} has no such variable", line)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 
 
 def check_role(role: Path, roles: Iterable[str]) -> list[Finding]:
@@ -432,6 +470,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     names = [role.name for role in roles]
     findings = [finding for role in roles for finding in check_role(role, names)]
+    known: dict[str, set[str]] = {}
+    for role in roles:
+        with contextlib.suppress(role_readme.ReadmeError):  # said above
+            known[role.name] = set(role_readme.load_options(role))
+    findings.extend(check_callers(options.roles.resolve().parent, known))
     for finding in findings:
         print(finding)
     print(f"{len(roles)} roles, {len(findings)} findings")

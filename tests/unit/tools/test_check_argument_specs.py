@@ -143,6 +143,13 @@ def test_long_table_of_contents(role: Path) -> None:
     assert findings(role) == ["tasks/main.yml: 43 lines; a table of contents has at most 40"]
 
 
+def test_role_of_one_file(role: Path) -> None:
+    (role / "tasks" / "main.yml").write_text((role / TASKS).read_text(encoding="utf-8"), encoding="utf-8")
+    assert findings(role) == ["tasks/main.yml:2: template belongs in a file that main.yml imports"]
+    (role / TASKS).unlink()
+    assert findings(role) == []
+
+
 @pytest.mark.parametrize("module", ["command", "shell", "set_fact"])
 def test_reason(role: Path, module: str) -> None:
     """What Ansible cannot see through needs a comment directly above it, also inside a block."""
@@ -172,6 +179,28 @@ def test_exit_status(role: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change(role, DEFAULTS, "443", "80")
     assert check_argument_specs.main([str(role.parent)]) == 1
     assert "web_port" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("playbooks/site.yml", "- hosts: all\n  roles:\n    - role: web\n      vars: {web_prot: 1, web_port: 2}\n", 4),
+        ("inventories/demo/group_vars/all/web.yml", "web_port: 2\nweb_prot: 1\n", 2),
+    ],
+)
+def test_caller_misspells(
+    role: Path, tmp_path: Path, name: str, text: str, expected: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    roles = tmp_path / "roles"
+    roles.mkdir()
+    role.rename(roles / "web")
+    path = tmp_path / name
+    path.parent.mkdir(parents=True)
+    path.write_text(text, encoding="utf-8")
+    assert check_argument_specs.main([str(roles)]) == 1
+    assert capsys.readouterr().out.splitlines()[:-1] == [
+        f"{path}:{expected}: web_prot: the role web has no such variable"
+    ]
 
 
 def test_no_roles_is_not_success(tmp_path: Path) -> None:
