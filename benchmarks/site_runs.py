@@ -108,7 +108,7 @@ def make_inventory(engine_hosts: int) -> Path:
     """Make hosts and an inventory with that many engine hosts, of which the first runs the real engine."""
     inventory = BED.state / "inventory"
     shutil.rmtree(inventory, ignore_errors=True)
-    shutil.copytree(demo.INVENTORY, inventory, ignore=shutil.ignore_patterns("generated.yml", "locks"))
+    shutil.copytree(demo.INVENTORY, inventory, ignore=shutil.ignore_patterns("generated.yml"))
     engines = [f"engine-{number + 1}" for number in range(engine_hosts)]
     # The gateway keeps its address whatever the number of engines.
     hosts = {name: {"ansible_host": f"{{{{ demo_network_prefix }}}}.{12 + index}"} for index, name in enumerate(engines)}

@@ -159,7 +159,6 @@ def down() -> None:
     Bed("demo").down()
     Bed.remove_shared()
     (INVENTORY / "group_vars/all/generated.yml").unlink(missing_ok=True)
-    shutil.rmtree(INVENTORY / "locks", ignore_errors=True)
     say("The demo's hosts, network, image, wheels, keys and model are gone")
 
 
@@ -182,7 +181,7 @@ def main() -> None:
             engines = [f"engine-{number + 1}" for number in range(arguments.engine_hosts)]
             bed = Bed(arguments.bed)
             inventory = bed.state / "inventory"
-            shutil.copytree(INVENTORY, inventory, ignore=shutil.ignore_patterns("generated.yml", "locks"))
+            shutil.copytree(INVENTORY, inventory, ignore=shutil.ignore_patterns("generated.yml"))
             prepare(bed, inventory, TINY, [*engines, GATEWAY_HOST])
         else:
             down()
