@@ -13,6 +13,7 @@ compile() {
 }
 
 compile 3.9 requirements/uv.in requirements/uv.txt --universal
+compile 3.9 requirements/host-python.in requirements/host-python.txt --universal
 compile 3.11 requirements/pip.in requirements/pip.txt --universal
 compile 3.11 requirements/core-2.19.in requirements/core-2.19.txt --universal
 compile 3.12 requirements/core-2.21.in requirements/core-2.21.txt --universal

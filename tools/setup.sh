@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # Make the tool environment, with "hosts" also what throwaway hosts need from apt,
-# with "newest-core" a second one with the newest ansible-core. Safe to run again: seconds.
+# with "newest-core" a second one with the newest ansible-core, with "oldest-python" one with the oldest Python that hosts
+# may have. Safe to run again: seconds.
 #
-# usage: setup.sh [hosts] [newest-core]
+# usage: setup.sh [hosts] [newest-core] [oldest-python]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -57,8 +58,11 @@ environment .venv requirements/core-2.19.txt '>=3.11,<3.14'
 mkdir -p .cache/collections/ansible_collections/baremetal
 ln -sfn ../../../.. .cache/collections/ansible_collections/baremetal/llm
 
+# pyenv keeps its Pythons where uv does not look.
+python() { ls -d "$HOME/.pyenv/versions/$1".*/bin/python 2>/dev/null | sort -V | tail -n 1 | grep . || echo "$1"; }
 if [[ " $* " == *" newest-core "* ]]; then
-  # pyenv keeps its Pythons where uv does not look.
-  python=$(ls -d "$HOME"/.pyenv/versions/3.13.*/bin/python 2>/dev/null | tail -n 1 || true)
-  environment .cache/core-2.21 requirements/core-2.21.txt "${python:-3.13}"
+  environment .cache/core-2.21 requirements/core-2.21.txt "$(python 3.13)"
+fi
+if [[ " $* " == *" oldest-python "* ]]; then
+  environment .cache/python-3.9 requirements/host-python.txt "$(python 3.9)"
 fi
