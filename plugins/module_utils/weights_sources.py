@@ -145,9 +145,7 @@ class FolderSource:
 
     def check(self) -> None:
         if not os.path.isdir(self.path):
-            raise SourceError(
-                "source_unavailable", "the folder does not exist on this host (is it mounted?)", "a folder", "nothing"
-            )
+            raise SourceError("source_unavailable", "the folder does not exist on this host (is it mounted?)")
 
     def deliver(self, file: LockFile, part: PartWriter) -> None:
         path = os.path.join(self.path, *file.path.split("/"))
@@ -155,7 +153,7 @@ class FolderSource:
             with open(path, "rb", buffering=0) as stream:
                 status = os.fstat(stream.fileno())
                 if not stat.S_ISREG(status.st_mode):
-                    raise SourceError("not_found", "is not a regular file", "a file", "something else")
+                    raise SourceError("not_found", "is not a regular file")
                 _expect_size(status.st_size, file)
                 if part.offset:
                     stream.seek(part.offset)
@@ -166,7 +164,7 @@ class FolderSource:
                         return
                     part.write(memoryview(buffer)[:count])
         except FileNotFoundError as error:
-            raise SourceError("not_found", "no such file", "a file", "nothing") from error
+            raise SourceError("not_found", "no such file") from error
         except OSError as error:
             raise SourceError("unreadable", f"cannot be read: {error.strerror}") from error
 

@@ -1,0 +1,254 @@
+# Copyright (c) 2026, baremetal.llm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from __future__ import annotations
+
+import copy
+import os
+import posixpath
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ansible_collections.baremetal.llm.plugins.module_utils.lock import (
+    Lock,
+    LockError,
+    LockFile,
+    dump_lock,
+    format_problem,
+    index_problems,
+    missing_shards,
+    parse_lock,
+    path_problem,
+    read_lock,
+)
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+DIGEST = "ab" * 32
+GOOD = {
+    "format_version": 1,
+    "model": "demo/tiny",
+    "revision": REVISION,
+    "source": {"type": "folder"},
+    "total_bytes": 12,
+    "files": [
+        {"path": "config.json", "size": 2, "sha256": DIGEST},
+        {"path": "model.safetensors", "size": 10, "sha256": DIGEST},
+    ],
+}
+
+
+def changed(**keys):
+    data = copy.deepcopy(GOOD)
+    data.update(keys)
+    return data
+
+
+def one_file(**keys):
+    return changed(files=[{"path": "model.safetensors", "size": 12, "sha256": DIGEST, **keys}])
+
+
+def problems_of(data, allow_files=()):
+    with pytest.raises(LockError) as caught:
+        parse_lock(data, allow_files)
+    return caught.value.problems
+
+
+def test_good_lock():
+    lock = parse_lock(GOOD)
+    assert (lock.model, lock.revision, lock.total_bytes) == ("demo/tiny", REVISION, 12)
+    assert [file.path for file in lock.files] == ["config.json", "model.safetensors"]
+    assert lock.model_path() == f"/srv/models/demo/tiny/{REVISION}"
+    assert lock.model_path("/data") == f"/data/demo/tiny/{REVISION}"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (None, "must be a mapping"),
+        ([], "must be a mapping"),
+        (changed(format_version=2), "format_version"),
+        (changed(format_version=True), "format_version"),
+        (changed(model="tiny"), "organisation/name"),
+        (changed(model="a/b/c"), "organisation/name"),
+        (changed(model="../etc"), "organisation/name"),
+        (changed(model="demo/.fetch"), "organisation/name"),
+        (changed(model=None), "organisation/name"),
+        (changed(revision="main"), "40 lower-case"),
+        (changed(revision=REVISION.upper()), "40 lower-case"),
+        (changed(revision=1234), "40 lower-case"),
+        (changed(revision=REVISION + "\n"), "40 lower-case"),
+        (changed(source="hub"), "source must"),
+        (changed(files=[]), "not empty"),
+        (changed(files="config.json"), "not empty"),
+        (changed(files=["config.json"]), "entry 1"),
+        (changed(surprise=1), "unknown keys surprise"),
+        (changed(total_bytes=13), "add up to 12"),
+        (changed(total_bytes="12"), "total_bytes must"),
+        (one_file(size=-1), "size must"),
+        (one_file(size="12"), "size must"),
+        (one_file(size=True), "size must"),
+        (one_file(sha256=DIGEST[:-1]), "64 lower-case"),
+        (one_file(sha256=None), "64 lower-case"),
+        (one_file(path="../model.safetensors"), "'..'"),
+        (one_file(path="a/../../model.safetensors"), "'..'"),
+        (one_file(path="/etc/model.safetensors"), "relative"),
+        (one_file(path="C:/model.safetensors"), "relative"),
+        (one_file(path="a\\model.safetensors"), "backslash"),
+        (one_file(path="model\0.safetensors"), "NUL"),
+        (one_file(path="model\n.safetensors"), "control"),
+        (one_file(path="a//model.safetensors"), "empty parts"),
+        (one_file(path=""), "not empty"),
+        (one_file(path=".baremetal-llm.json"), "dot are reserved"),
+        (one_file(path="x/.git/config.json"), "dot are reserved"),
+        (one_file(path="x" * 256 + ".json"), "255"),
+        (one_file(path="model-00001-of-00002.safetensors"), "'model-00002-of-00002.safetensors' is missing"),
+        (changed(files=GOOD["files"] + GOOD["files"][:1], total_bytes=14), "listed twice"),
+        (
+            changed(files=[*GOOD["files"], {"path": "config.json/a.json", "size": 0, "sha256": DIGEST}]),
+            "cannot be below it",
+        ),
+    ],
+)
+def test_refused(data, words):
+    assert any(words in problem for problem in problems_of(data))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "pytorch_model.bin",
+        "a.pt",
+        "a.pth",
+        "a.ckpt",
+        "a.pkl",
+        "modeling.py",
+        "A.BIN",
+        "run.sh",
+        "weights",
+        "original/a.pth",
+    ],
+)
+def test_format_refused_unless_named_exactly(name):
+    data = one_file(path=name)
+    assert any("allow_files" in problem for problem in problems_of(data))
+    assert any("allow_files" in problem for problem in problems_of(data, ["*", name + "x", "x" + name]))
+    assert parse_lock(data, [name]).files[0].path == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a.safetensors",
+        "1_Pooling/config.json",
+        "merges.txt",
+        "chat_template.jinja",
+        "tokenizer.model",
+        "q.gguf",
+        "a.tiktoken",
+    ],
+)
+def test_format_accepted(name):
+    assert format_problem(name) is None
+
+
+def test_all_problems_at_once():
+    data = changed(
+        model="x",
+        revision="main",
+        files=[{"path": "../a.json", "size": -1, "sha256": "0"}, {"path": "b.bin", "size": 1, "sha256": "1"}],
+    )
+    text = "\n".join(problems_of(data))
+    for words in ("organisation/name", "40 lower-case", "'..'", "b.bin", "64 lower-case"):
+        assert words in text
+
+
+names = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FFFF), min_size=1, max_size=12)
+lock_files = st.lists(
+    st.builds(
+        LockFile,
+        path=st.lists(names, min_size=1, max_size=3).map(lambda parts: "/".join(parts) + ".json"),
+        size=st.integers(0, 2**45),
+        sha256=st.text("0123456789abcdef", min_size=64, max_size=64),
+    ),
+    min_size=1,
+    max_size=5,
+    unique_by=lambda file: file.path,
+)
+
+
+@given(files=lock_files, revision=st.text("0123456789ef", min_size=40, max_size=40))
+def test_what_is_written_is_what_is_read(files, revision):
+    lock = Lock("org/name", revision, tuple(files), {"type": "hub", "revision": "1e5"})
+    text = dump_lock(lock)
+    assert yaml.safe_load(text) == Lock(
+        "org/name", revision, tuple(sorted(files, key=lambda file: file.path)), lock.source
+    ).as_dict() or any(path_problem(file.path) for file in files)
+    if any(path_problem(file.path) for file in files):
+        return
+    try:
+        again = parse_lock(yaml.safe_load(text))
+    except LockError as error:
+        assert all("cannot be below" in problem for problem in error.problems)
+        return
+    assert dump_lock(again) == text
+    assert again.revision == revision
+
+
+@given(
+    st.text(max_size=30)
+    | st.lists(st.sampled_from(["..", ".", "", "a", "/", "\\", "\0", "b.json"]), max_size=6).map("/".join)
+)
+def test_an_accepted_path_stays_below_the_folder(path):
+    if path_problem(path) is None:
+        place = posixpath.normpath(posixpath.join("/srv/models/x", path))
+        assert place.startswith("/srv/models/x/")
+        assert place == "/srv/models/x/" + path
+        os.fsencode(place)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(["files", "model", "path", "size", "sha256", "revision"]), inner, max_size=4
+            )
+        ),
+    )
+)
+def test_anything_else_is_refused_and_never_crashes(data):
+    with pytest.raises(LockError):
+        parse_lock(data)
+
+
+def test_missing_shards():
+    assert missing_shards(["a-00001-of-00003.safetensors", "a-00003-of-00003.safetensors"]) == [
+        "a-00002-of-00003.safetensors"
+    ]
+    assert missing_shards(["a-00001-of-00001.safetensors", "b.json"]) == []
+    # A name that promises a hundred thousand shards is not a reason to build such a list.
+    assert missing_shards(["a-00001-of-99999.safetensors"]) == []
+
+
+def test_index():
+    index = b'{"weight_map": {"x": "a-1.safetensors", "y": "a-2.safetensors"}}'
+    assert index_problems("m/i.index.json", index, ["m/a-1.safetensors", "m/a-2.safetensors"]) == []
+    assert "a-2.safetensors" in index_problems("m/i.index.json", index, ["m/a-1.safetensors", "a-2.safetensors"])[0]
+    for broken in (b"", b"[]", b"{}", b'{"weight_map": 1}', b"\xff"):
+        assert "not a readable index" in index_problems("i.index.json", broken, [])[0]
+
+
+def test_read_lock(tmp_path):
+    path = tmp_path / "tiny.yml"
+    path.write_text(dump_lock(parse_lock(GOOD)))
+    assert read_lock(str(path)) == parse_lock(GOOD)
+    path.write_text("a: [")
+    with pytest.raises(LockError, match=r"lock file .*tiny\.yml: is not YAML"):
+        read_lock(str(path))
+    with pytest.raises(LockError, match=r"absent\.yml: cannot be read: No such file"):
+        read_lock(str(tmp_path / "absent.yml"))
