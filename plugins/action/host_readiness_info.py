@@ -29,7 +29,7 @@ class ActionModule(ActionBase):
             )
         except AnsibleConnectionFailure as error:
             unreachable = True
-            problem = " ".join(str(error).split())[:500]
+            problem = _short(str(error))
         else:
             unreachable = bool(answer.get("unreachable"))
             problem = _problem(answer)
@@ -50,4 +50,10 @@ def _problem(answer: dict[str, Any]) -> str:
     if answer.get("readiness"):
         return ""
     parts = [str(answer.get(key) or "").strip() for key in ("msg", "module_stderr")]
-    return " ".join(" ".join(part for part in parts if part).split())[:500] or "the module gave no answer"
+    return _short(" ".join(part for part in parts if part)) or "the module gave no answer"
+
+
+def _short(text: str, length: int = 300) -> str:
+    """*text* on one line, and no longer than a person reads."""
+    line = " ".join(text.split())
+    return line if len(line) <= length else f"{line[:length]}…"

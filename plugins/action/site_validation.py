@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible.errors import AnsibleActionFail
+from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.baremetal.llm.plugins.module_utils.site import listen_address
@@ -14,6 +14,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils.site_validation impo
     HostState,
     Site,
     report,
+    summary,
     validate_site,
 )
 
@@ -35,6 +36,7 @@ class ActionModule(ActionBase):
                 "model_root": {"type": "path", "default": "/srv/models"},
                 "gateway_port": {"type": "int", "default": 443},
                 "readiness_variable": {"type": "str", "required": True},
+                "return_findings": {"type": "bool", "default": False},
             }
         )
         task_vars = task_vars or {}
@@ -52,14 +54,14 @@ class ActionModule(ActionBase):
             addresses={host: listen_address(host, task_vars["groups"], hostvars) for host in hosts},
         )
         findings = validate_site(site)
-        result.update(
-            changed=False,
-            findings=[finding.as_dict() for finding in findings],
-            hosts_checked=sum(1 for state in hosts.values() if state.readiness),
-        )
-        if findings:
-            raise AnsibleActionFail(report(findings), result=result)
-        return result
+        result.update(changed=False, findings=[], hosts_checked=sum(bool(state.readiness) for state in hosts.values()))
+        if not findings:
+            return result
+        if arguments["return_findings"]:
+            found = [finding.as_dict() for finding in findings]
+            return {**result, "failed": True, "findings": found, "msg": f"{summary(findings)}\n\n{report(findings)}"}
+        # The report is the help text and not the message: the message is printed twice, the second time as JSON.
+        raise AnsibleError(summary(findings), help_text=report(findings))
 
 
 def _states(hosts: list[str], hostvars: Any, variable: str) -> dict[str, HostState]:

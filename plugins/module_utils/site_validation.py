@@ -15,8 +15,15 @@ import posixpath
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Callable
+from typing import Any
 
+from ansible_collections.baremetal.llm.plugins.module_utils.advisories import (
+    VLLM,
+    VLLM_SAFE_MINIMUM,
+    Advisory,
+    unaccepted,
+    unknown,
+)
 from ansible_collections.baremetal.llm.plugins.module_utils.lock import DEFAULT_ROOT, Lock, LockError, read_lock
 from ansible_collections.baremetal.llm.plugins.module_utils.site import (
     GATEWAY_GROUP,
@@ -132,8 +139,15 @@ class Site:
     addresses: Mapping[str, str] = field(default_factory=dict)
 
 
-# Advisory identifiers that affect a version and are not accepted, and what to install instead.
-AdvisoryReader = Callable[[str, str, Sequence[str]], Sequence[Any]]
+class EngineAdvisories:
+    """What is published about an engine; an engine without a table has none."""
+
+    def __init__(self, table: Iterable[Advisory], safe_minimum: str) -> None:
+        self.table = tuple(table)
+        self.safe_minimum = safe_minimum
+
+
+ADVISORIES: Mapping[str, EngineAdvisories] = {"vllm": EngineAdvisories(VLLM, VLLM_SAFE_MINIMUM)}
 
 
 def kind(value: Any) -> str:
@@ -164,7 +178,7 @@ def size(count: int) -> str:
 class _Validation:
     """Collects findings. One method per part of the site."""
 
-    def __init__(self, site: Site, reader: LockReader, advisories: AdvisoryReader) -> None:
+    def __init__(self, site: Site, reader: LockReader, advisories: Mapping[str, EngineAdvisories]) -> None:
         self.site = site
         self.findings: list[Finding] = []
         self.gateways = group_hosts(site.groups, GATEWAY_GROUP)
@@ -738,7 +752,8 @@ class _Validation:
 
     def hosts(self) -> None:
         for host, state in self.site.hosts.items():
-            self._versions(host, state)
+            if host in self.site.groups.get(GPU_GROUP, ()):
+                self._versions(host, state)
             if state.problem or not state.readiness:
                 self._no_answer(host, state)
                 continue
@@ -818,24 +833,44 @@ class _Validation:
 
     def _versions(self, host: str, state: HostState) -> None:
         versions = state.wanted.get("engine_versions") or {}
-        if not isinstance(versions, Mapping):
-            return
-        for engine, entry in versions.items():
+        for engine, published in self._advisories.items():
+            entry = versions.get(engine) if isinstance(versions, Mapping) else None
             version = entry.get("version") if isinstance(entry, Mapping) else None
-            if not version:
+            if version in (None, ""):
                 continue
-            accepted = entry.get("accepted_advisories")
-            names = [str(name) for name in accepted] if _is_list(accepted) else []
-            advisories = self._advisories(str(engine), str(version), names)
-            if not advisories:
-                continue
-            affected = ", ".join(str(advisory.id) for advisory in advisories)
+            accepted = entry.get("accepted_advisories") if isinstance(entry, Mapping) else None
+            names = [str(name) for name in accepted] if _is_list(accepted) and accepted else []
+            self._version(engine, version, names, published, host)
+
+    def _version(self, engine: str, version: Any, accepted: list[str], published: EngineAdvisories, host: str) -> None:
+        try:
+            affected = unaccepted(version, accepted, published.table) if isinstance(version, str) else None
+        except ValueError:
+            affected = None
+        if affected is None:
+            self.add(
+                "engine-version-invalid",
+                f"{engine}_version",
+                f"is {version!r} ({kind(version)}), expected a version such as {published.safe_minimum}",
+                "Write the version in quotes.",
+                [host],
+            )
+        elif affected:
+            names = ", ".join(advisory.identifier for advisory in affected)
             self.add(
                 "engine-version-unsafe",
                 f"{engine}_version",
-                f"is {version}, which is below the safe minimum: it is affected by {affected}",
+                f"is {version}, expected {published.safe_minimum} or newer: it is affected by {names}",
                 f"Raise {engine}_version. If you know the risk and accept it, name each of them in "
                 f"{engine}_accepted_advisories.",
+                [host],
+            )
+        for name in unknown(accepted, published.table):
+            self.add(
+                "advisory-unknown",
+                f"{engine}_accepted_advisories",
+                f"names {name!r}, which this version of the collection does not know, so it accepts nothing",
+                "Correct the identifier, or remove it.",
                 [host],
             )
 
@@ -988,13 +1023,8 @@ def merge(findings: Iterable[Finding]) -> list[Finding]:
     return [replace(finding, hosts=tuple(unique(hosts))) for finding, hosts in merged.items()]
 
 
-def no_advisories(engine: str, version: str, accepted: Sequence[str]) -> Sequence[Any]:
-    """For callers that check no versions."""
-    return ()
-
-
 def validate_site(
-    site: Site, reader: LockReader = read_lock, advisories: AdvisoryReader = no_advisories
+    site: Site, reader: LockReader = read_lock, advisories: Mapping[str, EngineAdvisories] = ADVISORIES
 ) -> list[Finding]:
     """Everything that would stop *site* from being served, in the order of the inventory."""
     validation = _Validation(site, reader, advisories)
@@ -1020,18 +1050,28 @@ def describe_hosts(hosts: Sequence[str]) -> str:
     return shown if len(hosts) <= SHOWN_HOSTS else f"{shown} and {len(hosts) - SHOWN_HOSTS} more"
 
 
+def summary(findings: Sequence[Finding]) -> str:
+    """The findings in one sentence."""
+    count = "1 blocker" if len(findings) == 1 else f"{len(findings)} blockers"
+    return f"Preflight found {count}, listed by host. Nothing was changed on any host."
+
+
+def sentence(text: str) -> str:
+    return text if text.endswith((".", "?")) else f"{text}."
+
+
 def report(findings: Sequence[Finding]) -> str:
     """The findings as a text to read in a terminal, grouped by host."""
     groups: dict[tuple[str, ...], list[Finding]] = {}
     for finding in findings:
         groups.setdefault(finding.hosts, []).append(finding)
-    count = "1 blocker" if len(findings) == 1 else f"{len(findings)} blockers"
-    lines = [f"Preflight found {count}. Nothing was changed on any host."]
+    lines = []
     # What concerns the whole site first, then in the order of their first finding.
-    for hosts in sorted(groups, key=lambda names: bool(names)):
-        lines += ["", f"== {describe_hosts(hosts)} =="]
+    for hosts in sorted(groups, key=bool):
+        lines.append(f"== {describe_hosts(hosts)} ==")
         for finding in groups[hosts]:
-            lines.append(f"  * {finding.variable} {finding.message.rstrip('.')}. [{finding.code}]")
-            lines.append(f"    -> {finding.action}")
-    lines += ["", "Each code is explained in docs/findings.md of the collection."]
+            lines.append(f"  * {finding.variable} {sentence(finding.message)} [{finding.code}]")
+            lines.append(f"    -> {sentence(finding.action)}")
+        lines.append("")
+    lines.append("Each code is explained in docs/findings.md of the collection.")
     return "\n".join(lines)

@@ -58,6 +58,12 @@ options:
     description: Name under which the task M(baremetal.llm.host_readiness_info) registered each host's answer.
     type: str
     required: true
+  return_findings:
+    description:
+      - Return RV(findings) as data when the task fails. Off by default, because C(ansible-playbook) prints what a
+        failed task returned as one line, after the report that is meant to be read.
+    type: bool
+    default: false
 author:
   - baremetal.llm contributors (@baremetal-llm)
 notes:
@@ -80,7 +86,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 findings:
-  description: What stands in the way. Empty when the task succeeds.
+  description: What stands in the way, with O(return_findings). Empty when the task succeeds.
   returned: always
   type: list
   elements: dict
