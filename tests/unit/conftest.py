@@ -9,6 +9,7 @@ Under ``ansible-test units`` it already is. Under a bare ``pytest`` the checkout
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import sys
@@ -46,3 +47,9 @@ if not _importable_from_here():
 
 # The project's own scripts are tested as modules.
 sys.path.insert(0, str(ROOT / "tools"))
+
+# Hypothesis remembers failing examples; like everything that is made here, it belongs in .cache.
+with contextlib.suppress(ImportError):
+    from hypothesis.configuration import set_hypothesis_home_dir
+
+    set_hypothesis_home_dir(ROOT / ".cache" / "hypothesis")
