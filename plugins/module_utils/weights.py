@@ -544,7 +544,8 @@ class _Fetch:
 
     @staticmethod
     def _take_over(part: PartWriter) -> bool:
-        if part.complete and part.offset:
+        """Whether what is there needs no source: a part that came to its end, and every file that is empty."""
+        if part.complete:
             if part.sha256 == part.file.sha256:
                 return True
             part.restart()

@@ -1,0 +1,959 @@
+# Copyright (c) 2026, baremetal.llm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Fetching from real folders and real web servers on the loopback interface; nothing of the transport is replaced."""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import hashlib
+import json
+import os
+import re
+import signal
+import struct
+import subprocess
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from ansible_collections.baremetal.llm.plugins.module_utils import weights
+from ansible_collections.baremetal.llm.plugins.module_utils.lock import Lock, LockFile
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_sources import Transport, parse_sources
+
+REVISION = "1" * 40
+OLD_REVISION = "2" * 40
+
+
+def safetensors(count, fill=7):
+    header = json.dumps({"w": {"dtype": "U8", "shape": [count], "data_offsets": [0, count]}}).encode()
+    return struct.pack("<Q", len(header)) + header + bytes([fill]) * count
+
+
+WEIGHTS = safetensors(3_000_000)
+FILES = {
+    "config.json": b'{"a": 1}',
+    "model.safetensors": WEIGHTS,
+    "sub/tokenizer.json": b"{}" * 2000,
+    # The same content twice, and none at all.
+    "sub/copy of tokenizer.json": b"{}" * 2000,
+    "merges.txt": b"",
+}
+
+
+def lock_of(files, revision=REVISION):
+    return Lock(
+        "demo/tiny",
+        revision,
+        tuple(LockFile(path, len(data), hashlib.sha256(data).hexdigest()) for path, data in sorted(files.items())),
+    )
+
+
+LOCK = lock_of(FILES)
+
+
+def fill(folder, files):
+    for path, data in files.items():
+        place = Path(folder) / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_bytes(data)
+
+
+def content(folder):
+    return {
+        path: (Path(folder) / path).read_bytes()
+        for path, status in weights.walk(str(folder))
+        if os.path.isfile(os.path.join(folder, path)) and not path.startswith(".")
+    }
+
+
+class Server:
+    """A web server that serves FILES and does wrong what a test tells it to."""
+
+    def __init__(self):
+        self.files = dict(FILES)
+        self.requests = []
+        self.answers = {}
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self):
+                path = self.path.lstrip("/").replace("%20", " ")
+                outer.requests.append(SimpleNamespace(path=path, headers=dict(self.headers)))
+                script = outer.answers.get(path, [])
+                answer = script.pop(0) if len(script) > 1 else script[0] if script else outer.serve
+                answer(self, path)
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        # A client that hangs up early is part of the tests.
+        self.server.handle_error = lambda request, address: None
+        self.url = f"http://127.0.0.1:{self.server.server_port}/"
+        self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        self.thread.start()
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+    def serve(self, handler, path):
+        data = self.files.get(path)
+        if data is None:
+            return self.status(404)(handler, path)
+        first = int((re.match(r"bytes=(\d+)-", handler.headers.get("Range", "bytes=0-")) or [0, 0])[1])
+        if first >= len(data) and first:
+            handler.send_response(416)
+            handler.send_header("Content-Range", f"bytes */{len(data)}")
+            handler.send_header("Content-Length", "0")
+            handler.end_headers()
+            return None
+        handler.send_response(206 if "Range" in handler.headers else 200)
+        if "Range" in handler.headers:
+            handler.send_header("Content-Range", f"bytes {first}-{len(data) - 1}/{len(data)}")
+        handler.send_header("Content-Length", str(len(data) - first))
+        handler.end_headers()
+        handler.wfile.write(data[first:])
+        return None
+
+    def without_ranges(self, handler, path):
+        del handler.headers["Range"]
+        self.serve(handler, path)
+
+    @staticmethod
+    def status(code, headers=None, body=b"sorry"):
+        def answer(handler, path):
+            handler.send_response(code)
+            for key, value in (headers or {}).items():
+                handler.send_header(key, value)
+            handler.send_header("Content-Length", str(len(body)))
+            handler.end_headers()
+            handler.wfile.write(body)
+
+        return answer
+
+    def cut_after(self, count):
+        """Promises the whole file and breaks off."""
+
+        def answer(handler, path):
+            data = self.files[path]
+            first = int((re.match(r"bytes=(\d+)-", handler.headers.get("Range", "bytes=0-")) or [0, 0])[1])
+            handler.send_response(206 if "Range" in handler.headers else 200)
+            if "Range" in handler.headers:
+                handler.send_header("Content-Range", f"bytes {first}-{len(data) - 1}/{len(data)}")
+            handler.send_header("Content-Length", str(len(data) - first))
+            handler.end_headers()
+            handler.wfile.write(data[first : first + count])
+            handler.close_connection = True
+
+        return answer
+
+    def paths(self):
+        return [request.path for request in self.requests]
+
+
+@pytest.fixture
+def servers():
+    started = []
+
+    def start():
+        started.append(Server())
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.close()
+
+
+@pytest.fixture
+def server(servers):
+    return servers()
+
+
+@pytest.fixture
+def host(tmp_path):
+    """A host with a model root, and a shorthand for a run on it."""
+
+    class Host:
+        root = str(tmp_path / "models")
+        target = tmp_path / "models/demo/tiny" / REVISION
+        work = tmp_path / "models/demo/tiny/.fetch"
+        waits = []
+        share = tmp_path / "share"
+
+        def run(self, *sources, lock=LOCK, check=False, retries=2, token_file="", **settings):
+            transport = Transport(retries=retries, timeout_seconds=5, sleep=self.waits.append, jitter=lambda: 0.5)
+            parsed, problems = parse_sources(
+                [self.source(source) for source in sources], lock, transport, token_file=token_file
+            )
+            assert problems == []
+            settings.setdefault("reserve_bytes", 0)
+            return weights.ensure(lock, parsed, weights.Settings(root=self.root, **settings), check)
+
+        @staticmethod
+        def source(source):
+            if isinstance(source, Server):
+                return {"type": "http", "url": source.url}
+            return source if isinstance(source, dict) else {"type": "folder", "path": str(source)}
+
+        def fails(self, *sources, **settings):
+            with pytest.raises(weights.WeightsError) as caught:
+                self.run(*sources, **settings)
+            return caught.value
+
+        def parts(self):
+            return sorted(self.work.glob("*/parts/*.part"))
+
+    host = Host()
+    host.waits = []
+    fill(host.share, FILES)
+    return host
+
+
+def found(error):
+    return {(finding.path, finding.problem) for finding in error.findings}
+
+
+def facts(host):
+    """What a process of its own needs to run on the same host."""
+    return {
+        "path": [place for place in sys.path if place],
+        "model": LOCK.model,
+        "revision": LOCK.revision,
+        "files": [(file.path, file.size, file.sha256) for file in LOCK.files],
+        "root": host.root,
+    }
+
+
+# Good ways
+
+
+@pytest.mark.parametrize("kind", ["folder", "http"])
+def test_publish_then_unchanged(host, server, kind):
+    source = server if kind == "http" else host.share
+    outcome = host.run(source)
+    assert outcome.changed
+    assert (outcome.files_fetched, outcome.bytes_fetched) == (5, LOCK.total_bytes)
+    assert outcome.path == str(host.target)
+    assert content(host.target) == FILES
+    assert list(host.work.iterdir()) == [host.work / "lock"]
+    server.requests.clear()
+    record = (host.target / ".baremetal-llm.json").stat()
+    again = host.run(source)
+    assert (again.changed, again.files_fetched, again.bytes_fetched, again.before) == (False, 0, 0, "")
+    assert server.requests == []
+    assert (host.target / ".baremetal-llm.json").stat().st_ctime_ns == record.st_ctime_ns
+
+
+def test_modes_whatever_the_umask(host):
+    before = os.umask(0o077)
+    try:
+        host.run(host.share)
+    finally:
+        os.umask(before)
+    modes = {path: oct(status.st_mode & 0o7777) for path, status in weights.walk(str(host.target))}
+    assert modes["sub"] == "0o755"
+    assert {mode for path, mode in modes.items() if path != "sub"} == {"0o644"}
+    for folder in (host.target, host.target.parent, host.target.parent.parent, Path(host.root)):
+        assert folder.stat().st_mode & 0o7777 == 0o755
+    assert host.work.stat().st_mode & 0o7777 == 0o700
+
+
+COUNT = """
+import sys; sys.path[:0] = {path!r}
+from ansible_collections.baremetal.llm.plugins.module_utils import weights
+from ansible_collections.baremetal.llm.plugins.module_utils.lock import Lock, LockFile
+lock = Lock({model!r}, {revision!r}, tuple(LockFile(*file) for file in {files!r}))
+count = lambda: int(open("/proc/self/io").readline().split()[1])
+before = count()
+changed = weights.ensure(lock, [], weights.Settings(root={root!r}, verify={verify!r})).changed
+print(changed, count() - before)
+"""
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/io"), reason="the kernel does not count reads")
+def test_second_run_reads_no_data(host):
+    """Counted by the kernel, in a process of its own: everything that read(2) returned."""
+    host.run(host.share)
+
+    def run(verify):
+        script = COUNT.format(**facts(host), verify=verify)
+        changed, count = subprocess.check_output([sys.executable, "-c", script], text=True).split()
+        assert changed == "False"
+        return int(count)
+
+    record = (host.target / ".baremetal-llm.json").stat().st_size
+    assert run("record") < record + 4096
+    assert run("full") > LOCK.total_bytes
+
+
+def test_check_mode_writes_nothing(host):
+    outcome = host.run(host.share, check=True)
+    assert (outcome.changed, outcome.files_fetched, outcome.bytes_fetched) == (True, 5, LOCK.total_bytes)
+    assert outcome.before == ""
+    assert f"{hashlib.sha256(WEIGHTS).hexdigest()}  {len(WEIGHTS)}  model.safetensors\n" in outcome.after
+    assert not os.path.exists(host.root)
+
+
+def test_an_old_revision_is_untouched(host):
+    old = lock_of({"config.json": b"old", "model.safetensors": safetensors(5)}, OLD_REVISION)
+    fill(host.share / "old", {"config.json": b"old", "model.safetensors": safetensors(5)})
+    host.run(host.share / "old", lock=old)
+    folder = Path(old.model_path(host.root))
+    before = {path: status for path, status in weights.walk(str(folder))}
+    (host.share / "model.safetensors").write_bytes(WEIGHTS[:-1])
+    error = host.fails(host.share)
+    assert found(error) == {("model.safetensors", "size")}
+    assert not host.target.exists()
+    fill(host.share, FILES)
+    host.run(host.share)
+    assert {path: status for path, status in weights.walk(str(folder))} == before
+
+
+def test_hub_layout_and_names_in_urls(host, server):
+    server.files = {f"demo/tiny/resolve/{REVISION}/{path}": data for path, data in FILES.items()}
+    host.run({"type": "hub", "endpoint": server.url})
+    assert content(host.target) == FILES
+
+
+# Bad sources
+
+
+def test_flipped_byte_then_the_next_source(host, servers):
+    bad, good = servers(), servers()
+    flipped = bytearray(WEIGHTS)
+    flipped[1_000_000] ^= 1
+    bad.files["model.safetensors"] = bytes(flipped)
+    outcome = host.run(bad, good)
+    assert content(host.target) == FILES
+    finding = outcome.findings[0]
+    assert (finding.path, finding.problem, finding.source) == ("model.safetensors", "digest", f"http {bad.url}")
+    assert finding.expected == hashlib.sha256(WEIGHTS).hexdigest()
+    assert finding.actual == hashlib.sha256(flipped).hexdigest()
+    assert good.paths() == ["model.safetensors"]
+
+
+def test_every_bad_file_at_once_and_nothing_published(host, server):
+    server.files["model.safetensors"] = WEIGHTS[:-5]
+    server.files["config.json"] = b'{"b": 1}'
+    del server.files["sub/tokenizer.json"]
+    error = host.fails(server)
+    assert found(error) == {
+        ("model.safetensors", "size"),
+        ("config.json", "digest"),
+        ("sub/tokenizer.json", "not_found"),
+    }
+    for words in (
+        "3 of 5 files",
+        "nothing was published",
+        "model.safetensors",
+        str(len(WEIGHTS)),
+        str(len(WEIGHTS) - 5),
+    ):
+        assert words in str(error)
+    assert not host.target.exists()
+    # Only what is right is kept for the next run.
+    assert {part.stat().st_size for part in host.parts()} == {0, 4000}
+    server.files = dict(FILES)
+    server.requests.clear()
+    host.run(server)
+    assert sorted(server.paths()) == ["config.json", "model.safetensors", "sub/tokenizer.json"]
+    assert content(host.target) == FILES
+
+
+def test_404_then_second_source(host, servers):
+    bad, good = servers(), servers()
+    bad.files = {}
+    assert {finding.problem for finding in host.run(bad, good).findings} == {"not_found"}
+    # An empty file needs no source.
+    assert len(bad.requests) == 4
+    assert content(host.target) == FILES
+
+
+@pytest.mark.parametrize("status", [401, 403, 410, 451])
+def test_final_answers_are_not_tried_again(host, server, status):
+    server.answers["config.json"] = [server.status(status)]
+    host.fails(server)
+    assert server.paths().count("config.json") == 1
+    assert host.waits == []
+
+
+def test_an_unmounted_share_is_said_once(host):
+    error = host.fails("/nonexistent/share")
+    assert found(error) == {("", "source_unavailable")}
+
+
+def test_an_error_page_with_status_200(host, server):
+    page = server.status(200, {"Content-Type": "text/html"}, b"<html>")
+    server.answers["model.safetensors"] = [page]
+    assert found(host.fails(server)) == {("model.safetensors", "size")}
+
+
+def test_an_endless_body_is_cut(host, server):
+    def endless(handler, path):
+        handler.send_response(200)
+        handler.end_headers()
+        try:
+            while True:
+                handler.wfile.write(b"x" * 65536)
+        except OSError:
+            pass
+
+    server.answers["config.json"] = [endless]
+    assert found(host.fails(server)) == {("config.json", "size")}
+    assert sum(part.stat().st_size for part in host.parts()) <= LOCK.total_bytes
+
+
+def test_an_encoded_body_is_refused(host, server):
+    server.answers["config.json"] = [server.status(200, {"Content-Encoding": "gzip"}, b"12345678")]
+    assert found(host.fails(server)) == {("config.json", "encoding")}
+    assert all(request.headers["Accept-Encoding"] == "identity" for request in server.requests)
+
+
+# Trouble on the way
+
+
+def test_busy_server_with_both_forms_of_retry_after(host, server):
+    later = email.utils.formatdate(time.time() + 20, usegmt=True)
+    server.answers["config.json"] = [
+        server.status(503, {"Retry-After": "7"}),
+        server.status(429, {"Retry-After": later}),
+        server.serve,
+    ]
+    host.run(server)
+    assert host.waits[0] == 7
+    assert 17 <= host.waits[1] <= 20
+    assert content(host.target) == FILES
+
+
+def test_backoff_grows_and_ends(host, server):
+    server.answers["config.json"] = [server.status(502)]
+    error = host.fails(server, retries=3)
+    assert found(error) == {("config.json", "http_status")}
+    assert host.waits == [1, 2, 4]
+    assert server.paths().count("config.json") == 4
+
+
+def test_a_server_that_wants_an_hour_is_left(host, servers):
+    busy, good = servers(), servers()
+    busy.answers["config.json"] = [busy.status(429, {"Retry-After": "3600"})]
+    host.run(busy, good)
+    assert host.waits == []
+    assert content(host.target) == FILES
+
+
+def test_nobody_listens(host, servers):
+    closed, good = servers(), servers()
+    closed.close()
+    outcome = host.run(closed, good)
+    assert {finding.problem for finding in outcome.findings} == {"connection"}
+    assert content(host.target) == FILES
+
+
+def test_broken_connection_goes_on_where_it_broke(host, server):
+    server.answers["model.safetensors"] = [server.cut_after(1_000_000), server.cut_after(500_000), server.serve]
+    host.run(server)
+    ranges = [request.headers.get("Range") for request in server.requests if request.path == "model.safetensors"]
+    assert ranges[0] is None
+    first, second = (int(re.fullmatch(r"bytes=(\d+)-", text)[1]) for text in ranges[1:])
+    assert 0 < first < second <= 1_500_000
+    assert content(host.target) == FILES
+
+
+def test_a_server_without_ranges_starts_again(host, server):
+    server.answers["model.safetensors"] = [server.cut_after(2_000_000), server.without_ranges]
+    host.run(server)
+    assert content(host.target) == FILES
+
+
+def test_a_part_is_resumed_by_the_next_run_and_by_another_source(host, servers):
+    first, second = servers(), servers()
+    first.answers["model.safetensors"] = [first.cut_after(2_000_000)]
+    host.fails(first, retries=0)
+    assert not host.target.exists()
+    assert 0 < max(part.stat().st_size for part in host.parts()) < len(WEIGHTS)
+    forecast = host.run(second, check=True)
+    assert 0 < forecast.bytes_fetched < len(WEIGHTS)
+    outcome = host.run(second)
+    assert second.paths() == ["model.safetensors"]
+    assert second.requests[0].headers["Range"].startswith("bytes=")
+    assert outcome.bytes_fetched == forecast.bytes_fetched
+    assert content(host.target) == FILES
+
+
+def test_a_rotten_part_is_not_trusted(host, server):
+    server.answers["model.safetensors"] = [server.cut_after(2_000_000)]
+    host.fails(server, retries=0)
+    part = max(host.parts(), key=lambda part: part.stat().st_size)
+    data = bytearray(part.read_bytes())
+    data[5] ^= 255
+    part.write_bytes(data)
+    server.answers.clear()
+    outcome = host.run(server)
+    assert content(host.target) == FILES
+    assert outcome.findings == []
+
+
+def test_a_complete_part_is_hashed_again(host, server):
+    server.files.pop("config.json")
+    host.fails(server)
+    part = max(host.parts(), key=lambda part: part.stat().st_size)
+    data = bytearray(part.read_bytes())
+    data[-1] ^= 255
+    part.write_bytes(data)
+    server.files = dict(FILES)
+    server.requests.clear()
+    host.run(server)
+    assert content(host.target) == FILES
+    assert "model.safetensors" in server.paths()
+
+
+def test_a_part_that_is_longer_than_the_file(host, server):
+    server.files.pop("config.json")
+    host.fails(server)
+    for part in host.parts():
+        part.write_bytes(part.read_bytes() + b"more")
+    server.files = dict(FILES)
+    host.run(server)
+    assert content(host.target) == FILES
+
+
+# Redirects and secrets
+
+
+def test_token_stays_with_its_server(host, servers, tmp_path):
+    mirror, storage = servers(), servers()
+    token = tmp_path / "token"
+    token.write_text("hf_secret\n")
+    prefix = f"demo/tiny/resolve/{REVISION}/"
+    for path in FILES:
+        target = storage.url + path.replace(" ", "%20") + "?signature=abc"
+        storage.answers[f"{path}?signature=abc"] = [lambda handler, path: storage.serve(handler, path.split("?")[0])]
+        mirror.answers[prefix + path] = [mirror.status(302, {"Location": target})]
+    host.run({"type": "hub", "endpoint": mirror.url}, token_file=str(token))
+    assert content(host.target) == FILES
+    assert {request.headers.get("Authorization") for request in mirror.requests} == {"Bearer hf_secret"}
+    assert {request.headers.get("Authorization") for request in storage.requests} == {None}
+
+
+def test_the_general_token_and_netrc_are_not_for_mirrors(host, server, tmp_path, monkeypatch):
+    token, netrc = tmp_path / "token", tmp_path / "netrc"
+    token.write_text("hf_secret")
+    netrc.write_text("machine 127.0.0.1 login me password secret\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    host.run(server, token_file=str(token))
+    assert {request.headers.get("Authorization") for request in server.requests} == {None}
+
+
+def test_redirect_loops_end(host, server):
+    server.answers["config.json"] = [server.status(302, {"Location": "/config.json"})]
+    assert found(host.fails(server)) == {("config.json", "redirect")}
+
+
+def test_redirect_to_a_file_is_refused(host, server):
+    server.answers["config.json"] = [server.status(302, {"Location": "file:///etc/passwd"})]
+    assert found(host.fails(server)) == {("config.json", "redirect")}
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ({"type": "ftp"}, "type must be"),
+        ({"type": "folder", "path": "models"}, "absolute"),
+        ({"type": "http", "url": "mirror/x"}, "must begin with https"),
+        ({"type": "http", "url": "https://me:pw@mirror/x"}, "user or password"),
+        ({"type": "http", "url": "https://mirror/x?token=1"}, "query"),
+        ({"type": "http", "url": "http://mirror/x", "token_file": "TOKEN"}, "in clear"),
+        ({"type": "hub", "token_file": "/nonexistent"}, "cannot be read"),
+    ],
+)
+def test_bad_descriptions_of_sources(tmp_path, source, words):
+    (tmp_path / "token").write_text("secret")
+    if source.get("token_file") == "TOKEN":
+        source = {**source, "token_file": str(tmp_path / "token")}
+    sources, problems = parse_sources([{"type": "hub"}, source], LOCK, Transport())
+    assert len(sources) == 1
+    assert len(problems) == 1
+    assert "entry 2" in problems[0]
+    assert words in problems[0]
+    assert "secret" not in problems[0]
+
+
+def test_no_source():
+    assert parse_sources([], LOCK, Transport())[1]
+
+
+# What is on the host already
+
+
+@pytest.mark.parametrize("keep_times", [True, False])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "delete", "folder", "link"])
+def test_damage_is_found_and_replaced(host, server, damage, keep_times):
+    host.run(server)
+    place = host.target / "model.safetensors"
+    status = place.stat()
+    if damage == "flip":
+        with place.open("r+b") as stream:
+            stream.seek(1000)
+            stream.write(b"\xff")
+    elif damage == "truncate":
+        os.truncate(place, 1000)
+    else:
+        place.unlink()
+        if damage == "folder":
+            place.mkdir()
+            (place / "x").write_text("x")
+        elif damage == "link":
+            place.symlink_to(host.share / "model.safetensors")
+    if keep_times and damage in ("flip", "truncate"):
+        os.utime(place, ns=(status.st_atime_ns, status.st_mtime_ns))
+    server.requests.clear()
+    forecast = host.run(server, check=True)
+    assert (forecast.changed, forecast.files_fetched) == (True, 1)
+    assert server.requests == []
+    outcome = host.run(server)
+    assert (outcome.changed, outcome.files_fetched) == (True, 1)
+    assert server.paths() == ["model.safetensors"]
+    assert content(host.target) == FILES
+    assert not place.is_symlink()
+    assert not host.run(server).changed
+
+
+def test_damage_stays_in_place_when_no_source_can_mend_it(host, server):
+    """An engine may still serve from the other files; half a repair would help nobody."""
+    host.run(server)
+    (host.target / "config.json").write_bytes(b"?")
+    os.truncate(host.target / "model.safetensors", 5)
+    before = content(host.target)
+    del server.files["model.safetensors"]
+    error = host.fails(server)
+    assert "the files published before are as they were" in str(error)
+    assert content(host.target) == before
+
+
+def test_bit_rot_is_found_by_a_full_verification(host, monkeypatch):
+    host.run(host.share)
+    place = host.target / "model.safetensors"
+    with place.open("r+b") as stream:
+        stream.seek(1000)
+        stream.write(b"\xff")
+    # A disk that forgets changes no times: make the record say that nothing happened.
+    record = json.loads((host.target / ".baremetal-llm.json").read_text())
+    status = place.stat()
+    record["files"]["model.safetensors"].update(mtime_ns=status.st_mtime_ns, ctime_ns=status.st_ctime_ns)
+    (host.target / ".baremetal-llm.json").write_text(json.dumps(record))
+    assert not host.run(host.share).changed
+    assert host.run(host.share, verify="full").changed
+    assert content(host.target) == FILES
+
+
+def test_touched_but_right_files_change_nothing(host, server):
+    host.run(server)
+    os.utime(host.target / "model.safetensors")
+    server.requests.clear()
+    assert not host.run(server).changed
+    assert server.requests == []
+    plan = weights.examine(LOCK, weights.Settings(root=host.root), read_bytes=False)
+    assert not plan.changes
+
+
+def test_a_folder_that_was_copied_by_hand_is_adopted(host, server):
+    fill(host.target, FILES)
+    for path, _ in weights.walk(str(host.target)):
+        os.chmod(host.target / path, 0o755 if path == "sub" else 0o644)
+    os.chmod(host.target, 0o755)
+    outcome = host.run(server)
+    assert outcome.changed
+    assert server.requests == []
+    assert not host.run(server).changed
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format_version": 1}', '{"format_version": 9, "files": {}}'])
+def test_a_damaged_record_costs_a_read_and_nothing_else(host, server, text):
+    host.run(server)
+    (host.target / ".baremetal-llm.json").write_text(text)
+    server.requests.clear()
+    host.run(server)
+    assert server.requests == []
+    assert not host.run(server).changed
+
+
+def test_what_is_not_in_the_lock_is_removed(host):
+    host.run(host.share)
+    (host.target / "modeling.py").write_text("import os")
+    (host.target / "more/deep").mkdir(parents=True)
+    (host.target / "more/deep/x.json").write_text("{}")
+    (host.target / "link").symlink_to("/etc")
+    forecast = host.run(host.share, check=True)
+    assert "modeling.py: not in the lock" in forecast.before
+    assert (host.target / "modeling.py").exists()
+    assert host.run(host.share).changed
+    assert content(host.target) == FILES
+    assert sorted(entry.name for entry in host.target.iterdir()) == [
+        ".baremetal-llm.json",
+        "config.json",
+        "merges.txt",
+        "model.safetensors",
+        "sub",
+    ]
+    assert not host.run(host.share).changed
+
+
+def test_modes_are_mended_without_reading_or_fetching(host, server):
+    host.run(server)
+    (host.target / "config.json").chmod(0o600)
+    (host.target / "sub").chmod(0o777)
+    server.requests.clear()
+    assert host.run(server).changed
+    assert server.requests == []
+    assert (host.target / "config.json").stat().st_mode & 0o7777 == 0o644
+    assert (host.target / "sub").stat().st_mode & 0o7777 == 0o755
+    assert not weights.examine(LOCK, weights.Settings(root=host.root), read_bytes=False).changes
+
+
+@pytest.mark.parametrize("link", ["demo", "demo/tiny", f"demo/tiny/{REVISION}", "demo/tiny/.fetch"])
+def test_links_below_the_root_are_refused(host, tmp_path, link):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    place = Path(host.root) / link
+    place.parent.mkdir(parents=True)
+    place.symlink_to(elsewhere)
+    assert "symbolic link" in str(host.fails(host.share))
+    assert list(elsewhere.iterdir()) == []
+
+
+# Space, structure, interruption, concurrency
+
+
+def space(free, inodes=10**6):
+    return lambda path: SimpleNamespace(f_bavail=free // 4096, f_frsize=4096, f_files=10**6, f_favail=inodes)
+
+
+def test_disk_too_small_is_said_before_anything_is_written(host, server):
+    error = host.fails(server, statvfs=space(4096 * 700), reserve_bytes=1000)
+    for words in (
+        "not enough space on /",
+        f"{LOCK.total_bytes} bytes",
+        "reserve of 1000 bytes",
+        f"{4096 * 700} bytes are free",
+    ):
+        assert words in str(error)
+    assert found(error) == {("", "disk_space")}
+    assert server.requests == []
+    assert not os.path.exists(host.root)
+    assert "not enough space" in str(host.fails(server, statvfs=space(4096 * 700), check=True))
+    assert "inodes" in str(host.fails(server, statvfs=space(2**40, inodes=3)))
+    # Nothing to fetch needs no space.
+    host.run(server)
+    assert not host.run(server, statvfs=space(0)).changed
+
+
+def test_space_of_parts_counts_once(host, server):
+    server.files.pop("config.json")
+    host.fails(server)
+    server.files = dict(FILES)
+    host.run(server, statvfs=space(64 * 1024))
+    assert content(host.target) == FILES
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux")
+def test_a_full_disk_stops_the_run(host, server, monkeypatch):
+    from ansible_collections.baremetal.llm.plugins.module_utils import weights_sources
+
+    def on_a_full_disk(path, flags, mode=0o777):
+        return os.open("/dev/full", os.O_RDWR) if path.endswith(".part") else os.open(path, flags, mode)
+
+    monkeypatch.setattr(weights_sources, "os", SimpleNamespace(**{**vars(os), "open": on_a_full_disk}))
+    error = host.fails(server)
+    assert "No space left on device (ENOSPC)" in str(error)
+    assert "free" in str(error)
+    assert not host.target.exists()
+
+
+def test_a_lock_of_a_broken_file_is_not_published(host, server):
+    broken = WEIGHTS[:-3]
+    server.files["model.safetensors"] = broken
+    error = host.fails(server, lock=lock_of({**FILES, "model.safetensors": broken}))
+    assert found(error) == {("model.safetensors", "structure")}
+    assert "the lock was made from a broken file" in str(error)
+    assert not host.target.exists()
+
+
+def test_an_index_that_names_a_missing_shard_is_not_published(host, server):
+    files = {
+        **FILES,
+        "model.safetensors.index.json": b'{"weight_map": {"w": "model.safetensors", "v": "gone.safetensors"}}',
+    }
+    server.files = files
+    error = host.fails(server, lock=lock_of(files))
+    assert found(error) == {("model.safetensors.index.json", "index")}
+    assert "gone.safetensors" in str(error)
+    assert not host.target.exists()
+
+
+RUN = """
+import sys; sys.path[:0] = {path!r}
+from ansible_collections.baremetal.llm.plugins.module_utils import weights
+from ansible_collections.baremetal.llm.plugins.module_utils.lock import Lock, LockFile
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_sources import Transport, parse_sources
+lock = Lock({model!r}, {revision!r}, tuple(LockFile(*file) for file in {files!r}))
+sources, _ = parse_sources([{{"type": "http", "url": {url!r}}}], lock, Transport(timeout_seconds=30))
+print(weights.ensure(lock, sources, weights.Settings(root={root!r}, reserve_bytes=0)).changed)
+"""
+
+
+def start(host, server):
+    script = RUN.format(**facts(host), url=server.url)
+    return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+
+
+def slowly(server, pause):
+    """Sends a piece, then waits for the test."""
+
+    def answer(handler, path):
+        data = server.files[path]
+        handler.send_response(200)
+        handler.send_header("Content-Length", str(len(data)))
+        handler.end_headers()
+        handler.wfile.write(data[:2_500_000])
+        handler.wfile.flush()
+        pause.wait(20)
+        try:
+            handler.wfile.write(data[2_500_000:])
+        except OSError:
+            handler.close_connection = True
+
+    return answer
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_killed_and_resumed(host, server, number):
+    pause = threading.Event()
+    server.answers["model.safetensors"] = [slowly(server, pause)]
+    process = start(host, server)
+    wait_for(lambda: any(part.stat().st_size >= 2_000_000 for part in host.parts()))
+    process.send_signal(number)
+    process.wait(20)
+    process.stdout.close()
+    pause.set()
+    assert not host.target.exists()
+    kept = max(part.stat().st_size for part in host.parts())
+    server.answers.clear()
+    server.requests.clear()
+    outcome = host.run(server)
+    assert outcome.changed
+    assert [request.headers.get("Range") for request in server.requests if request.path == "model.safetensors"] == [
+        f"bytes={kept}-"
+    ]
+    assert content(host.target) == FILES
+
+
+@pytest.mark.parametrize("call", ["replace", "rename", "fsync"])
+@pytest.mark.parametrize("number", range(1, 9))
+def test_killed_anywhere_while_publishing(host, server, monkeypatch, call, number):
+    """Whatever call a run dies at, nothing wrong is to be seen, and the next run mends it without fetching again."""
+
+    class Killed(BaseException):
+        pass
+
+    calls = []
+    original = getattr(os, call)
+
+    def die(*arguments, **keys):
+        calls.append(arguments)
+        if len(calls) == number:
+            raise Killed
+        return original(*arguments, **keys)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, die)
+        with contextlib.suppress(Killed):
+            host.run(server, parallel_files=1)
+    if host.target.exists():
+        assert content(host.target) == FILES
+    fetched = set(server.paths())
+    server.requests.clear()
+    host.run(server)
+    assert content(host.target) == FILES
+    assert not host.run(server).changed
+    assert list(host.work.iterdir()) == [host.work / "lock"]
+    assert fetched.isdisjoint(server.paths())
+
+
+def test_two_runs_at_once_wait_for_each_other(host, server):
+    pause = threading.Event()
+    server.answers["model.safetensors"] = [slowly(server, pause), server.serve]
+    process = start(host, server)
+    try:
+        wait_for(lambda: any(part.stat().st_size >= 2_000_000 for part in host.parts()))
+        error = host.fails(server, lock_timeout_seconds=3, sleep=host.waits.append)
+        assert f"another run (process {process.pid})" in str(error)
+        assert host.waits == [1, 1, 1]
+        # Once the other is through, there is nothing left to do.
+        outcome = host.run(server, sleep=lambda seconds: (pause.set(), time.sleep(0.1)))
+        assert not outcome.changed
+        assert outcome.bytes_fetched == 0
+        assert process.communicate(timeout=20)[0] == "True\n"
+    finally:
+        pause.set()
+        process.kill()
+        process.wait()
+        process.stdout.close()
+    assert server.paths().count("model.safetensors") == 1
+
+
+def test_a_stale_lock_file_is_harmless(host):
+    host.work.mkdir(parents=True)
+    (host.work / "lock").write_text("4711\n")
+    host.run(host.share)
+    assert content(host.target) == FILES
+
+
+def test_leftovers_are_swept_but_not_what_may_still_be_resumed(host, server):
+    fresh, old = host.work / ("a" * 40) / "parts", host.work / ("b" * 40) / "parts"
+    for folder in (fresh, old):
+        folder.mkdir(parents=True)
+        (folder / "x.part").write_bytes(b"x")
+    long_ago = time.time() - 8 * 86400
+    for path in (old / "x.part", old, old.parent):
+        os.utime(path, (long_ago, long_ago))
+    unknown = host.work / REVISION / "parts"
+    unknown.mkdir(parents=True)
+    (unknown / "unknown.part").write_bytes(b"x")
+    host.run(server)
+    assert sorted(entry.name for entry in host.work.iterdir()) == ["a" * 40, "lock"]
+
+
+def test_owner_by_name_and_number():
+    assert weights.resolve_user("root") == 0
+    assert weights.resolve_group("1234") == 1234
+    with pytest.raises(ValueError, match="no user 'nobody-of-that-name'"):
+        weights.resolve_user("nobody-of-that-name")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
+def test_owner(host):
+    host.run(host.share, uid=12345, gid=54321)
+    for path in (".", "sub", "sub/tokenizer.json", ".baremetal-llm.json"):
+        status = (host.target / path).stat()
+        assert (status.st_uid, status.st_gid) == (12345, 54321)
+    assert not host.run(host.share, uid=12345, gid=54321).changed
+    assert host.run(host.share, uid=0, gid=0).changed
+    assert not host.run(host.share, uid=0, gid=0).changed
