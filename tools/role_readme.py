@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -49,8 +50,16 @@ def load_options(role: Path, entry_point: str = "main") -> dict[str, Any]:
     return options
 
 
+# Ansible's own markup in descriptions: V(value), O(option), C(code) and their like.
+MARKUP = re.compile(r"\b(?:RV|[BCEIMOPUV])\(((?:[^()\\]|\\.)*)\)")
+
+
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("|", "\\|")
+
+
+def _markdown(text: str) -> str:
+    return MARKUP.sub(lambda match: "`" + re.sub(r"\\(.)", r"\1", match.group(1)) + "`", text)
 
 
 def _type(option: Mapping[str, Any]) -> str:
@@ -72,7 +81,7 @@ def _description(option: Mapping[str, Any]) -> str:
     parts = [str(part) for part in description] if isinstance(description, list) else [str(description)]
     if option.get("choices"):
         parts.append("One of " + ", ".join(f"`{choice}`" for choice in option["choices"]) + ".")
-    return " ".join(parts)
+    return _markdown(" ".join(parts))
 
 
 def _rows(options: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

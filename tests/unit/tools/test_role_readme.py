@@ -18,7 +18,7 @@ argument_specs:
         type: str
         default: fast
         choices: [fast, safe]
-        description: [How it works., "Either a|b."]
+        description: ["How V(fast\\\\)) it works, see O(web_x).", "Either a|b."]
       web_sites:
         type: list
         elements: dict
@@ -46,7 +46,7 @@ def role(tmp_path: Path) -> Path:
 
 def test_table(role: Path) -> None:
     assert role_readme.table(role_readme.load_options(role)).splitlines()[2:] == [
-        '| `web_mode` | str | `"fast"` | How it works. Either a\\|b. One of `fast`, `safe`. |',
+        '| `web_mode` | str | `"fast"` | How `fast)` it works, see `web_x`. Either a\\|b. One of `fast`, `safe`. |',
         "| `web_sites` | list of dict | required | The sites. |",
         "| `web_sites[].name` | str | none | Its name. |",
         "| `web_headers` | dict | see [defaults](defaults/main.yml) | Long. |",
