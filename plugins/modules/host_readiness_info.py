@@ -31,45 +31,50 @@ attributes:
     support: full
     platforms: Linux
 options:
-  paths:
-    description: Folders whose file system's free space is asked for. They need not exist yet.
-    type: list
-    elements: path
-    default: []
-  ports:
-    description: TCP ports for which the listening process, if any, is asked for.
-    type: list
-    elements: int
-    default: []
-  models:
-    description: Folders of published weights that may be there already.
-    type: list
-    elements: path
-    default: []
-  source_folders:
-    description: Folders from which the host will copy weights. Only the sizes of the files are looked at.
-    type: list
-    elements: dict
-    default: []
+  request:
+    description: What the host is asked about. The filter C(baremetal.llm.readiness_request) makes it of a site.
+    type: dict
+    default: {}
     suboptions:
-      path:
-        description: The folder, as the host sees it.
-        type: path
-        required: true
-      files:
-        description: The files that the model's lock file names.
+      paths:
+        description: Folders whose file system's free space is asked for. They need not exist yet.
+        type: list
+        elements: path
+        default: []
+      ports:
+        description: TCP ports for which the listening process, if any, is asked for.
+        type: list
+        elements: int
+        default: []
+      models:
+        description: Folders of published weights that may be there already.
+        type: list
+        elements: path
+        default: []
+      source_folders:
+        description: Folders from which the host will copy weights. Only the sizes of the files are looked at.
         type: list
         elements: dict
         default: []
         suboptions:
           path:
-            description: Path of the file, relative to the folder.
-            type: str
+            description: The folder, as the host sees it.
+            type: path
             required: true
-          size:
-            description: Size in bytes.
-            type: int
-            required: true
+          files:
+            description: The files that the model's lock file names.
+            type: list
+            elements: dict
+            default: []
+            suboptions:
+              path:
+                description: Path of the file, relative to the folder.
+                type: str
+                required: true
+              size:
+                description: Size in bytes.
+                type: int
+                required: true
   wanted:
     description:
       - What the site wants of this host, for whoever evaluates the answer. Handed back as it is in RV(wanted).
@@ -85,9 +90,10 @@ seealso:
 EXAMPLES = r"""
 - name: Ask the host what preflight needs to know
   baremetal.llm.host_readiness_info:
-    paths: [/srv/models]
-    ports: [8000]
-    models: [/srv/models/Qwen/Qwen3-0.6B/c1899de289a04d12100db370d81485cdf75e47ca]
+    request:
+      paths: [/srv/models]
+      ports: [8000]
+      models: [/srv/models/Qwen/Qwen3-0.6B/c1899de289a04d12100db370d81485cdf75e47ca]
   register: __my_readiness
 """
 
@@ -121,22 +127,22 @@ readiness:
       description: Whether the module ran as root. If not, processes of other users stay nameless.
       type: bool
     space:
-      description: For each of O(paths), its mount point and the space there, in bytes, that an ordinary user gets.
+      description: For each of O(request.paths), its mount point, and the bytes there that an ordinary user gets.
       type: list
       elements: dict
       sample: [{path: /srv/models, mount: /srv, free_bytes: 1000, total_bytes: 2000, free_inodes: 10, read_only: false}]
     listeners:
-      description: Listening sockets on O(ports).
+      description: Listening sockets on O(request.ports).
       type: list
       elements: dict
       sample: [{port: 8000, address: 0.0.0.0, pid: 812, process: python3, unit: jupyter.service}]
     models:
-      description: For each of O(models), whether the folder is there.
+      description: For each of O(request.models), whether the folder is there.
       type: list
       elements: dict
       sample: [{path: /srv/models/org/name/revision, published: true}]
     source_folders:
-      description: For each of O(source_folders), whether it exists and which files are missing or of another size.
+      description: For each of O(request.source_folders), whether it exists, and which files are not as wanted.
       type: list
       elements: dict
       sample:
@@ -161,42 +167,41 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.baremetal.llm.plugins.module_utils.host_readiness import read_readiness
 
+REQUEST = {
+    "paths": {"type": "list", "elements": "path", "default": []},
+    "ports": {"type": "list", "elements": "int", "default": []},
+    "models": {"type": "list", "elements": "path", "default": []},
+    "source_folders": {
+        "type": "list",
+        "elements": "dict",
+        "default": [],
+        "options": {
+            "path": {"type": "path", "required": True},
+            "files": {
+                "type": "list",
+                "elements": "dict",
+                "default": [],
+                "options": {"path": {"type": "str", "required": True}, "size": {"type": "int", "required": True}},
+            },
+        },
+    },
+}
+
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
-            "paths": {"type": "list", "elements": "path", "default": []},
-            "ports": {"type": "list", "elements": "int", "default": []},
-            "models": {"type": "list", "elements": "path", "default": []},
-            "source_folders": {
-                "type": "list",
-                "elements": "dict",
-                "default": [],
-                "options": {
-                    "path": {"type": "path", "required": True},
-                    "files": {
-                        "type": "list",
-                        "elements": "dict",
-                        "default": [],
-                        "options": {
-                            "path": {"type": "str", "required": True},
-                            "size": {"type": "int", "required": True},
-                        },
-                    },
-                },
-            },
+            "request": {"type": "dict", "default": {}, "options": REQUEST},
             "wanted": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
-    readiness = read_readiness(
-        paths=module.params["paths"],
-        ports=module.params["ports"],
-        models=module.params["models"],
-        source_folders=module.params["source_folders"],
-    )
     module.exit_json(
-        changed=False, readiness=readiness, problem="", unreachable_host=False, wanted=module.params["wanted"]
+        changed=False,
+        readiness=read_readiness(**module.params["request"]),
+        problem="",
+        unreachable_host=False,
+        wanted=module.params["wanted"],
     )
 
 
