@@ -69,8 +69,9 @@ VLLM: tuple[Advisory, ...] = (
     *_rows("CVE-2026-54232", "", "0.22.1", "dependency confusion when an image or environment is built without hashes"),
 )
 
-_VERSION = re.compile(r"v?(?P<release>\d+(?:\.\d+)*)(?P<rest>[A-Za-z0-9.]*)(?:\+[A-Za-z0-9.]+)?\Z")
-_PRE_RELEASE = re.compile(r"\.?(?:a|b|c|rc|alpha|beta|pre|dev)\d*")
+_VERSION = re.compile(
+    r"v?(?P<release>\d+(?:\.\d+)*)(?P<pre>\.?(?:a|b|c|rc|alpha|beta|pre|dev)\d*)?(?:\.?(?:post|dev)\d*)*(?:\+[A-Za-z0-9.]+)?\Z"
+)
 
 
 def version_key(version: str) -> tuple[tuple[int, ...], bool]:
@@ -84,7 +85,7 @@ def version_key(version: str) -> tuple[tuple[int, ...], bool]:
     release = tuple(int(part) for part in match.group("release").split("."))
     while release and release[-1] == 0:
         release = release[:-1]
-    return release, _PRE_RELEASE.match(match.group("rest")) is None
+    return release, match.group("pre") is None
 
 
 def affecting(version: str, table: Iterable[Advisory] = VLLM) -> list[Advisory]:
