@@ -1,0 +1,164 @@
+# Copyright (c) 2026, baremetal.llm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The modules as Ansible runs them: arguments in, one JSON document out."""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import sys
+
+import pytest
+
+from ansible_collections.baremetal.llm.plugins.modules import model_lock, model_weights
+
+testing = pytest.importorskip("ansible.module_utils.testing")
+
+MERGES = b"a b\n" * 10
+GGUF = b"GGUF" + bytes(100)
+
+
+@pytest.fixture
+def run(capsys):
+    def run(module, check=False, **arguments):
+        arguments.update(_ansible_check_mode=check, _ansible_diff=True)
+        with testing.patch_module_args(arguments), pytest.raises(SystemExit) as caught:
+            module.main()
+        result = json.loads(capsys.readouterr().out)
+        assert bool(result.get("failed")) == bool(caught.value.code)
+        return result
+
+    return run
+
+
+@pytest.fixture
+def model(tmp_path):
+    folder = tmp_path / "share"
+    folder.mkdir()
+    (folder / "merges.txt").write_bytes(MERGES)
+    (folder / "model.gguf").write_bytes(GGUF)
+    return folder
+
+
+@pytest.fixture
+def lock_arguments(tmp_path, model):
+    source = {"type": "folder", "path": str(model), "model": "demo/tiny", "patterns": ["*.gguf", "*.txt"]}
+    return {"path": str(tmp_path / "tiny.yml"), "source": source}
+
+
+@pytest.fixture
+def arguments(run, tmp_path, model, lock_arguments):
+    return {
+        "lock": run(model_lock, **lock_arguments)["lock"],
+        "sources": [{"type": "folder", "path": str(model)}],
+        "root": str(tmp_path / "models"),
+        "owner": getpass.getuser(),
+        "group": str(tmp_path.stat().st_gid),
+        "reserve_bytes": 0,
+    }
+
+
+def test_lock(run, lock_arguments, tmp_path):
+    forecast = run(model_lock, check=True, **lock_arguments)
+    assert forecast["changed"] is True
+    assert not (tmp_path / "tiny.yml").exists()
+    result = run(model_lock, **lock_arguments)
+    assert result["changed"] is True
+    assert result["diff"]["after"] == forecast["diff"]["after"] == (tmp_path / "tiny.yml").read_text()
+    assert result["total_bytes"] == len(MERGES) + len(GGUF)
+    assert run(model_lock, **lock_arguments)["changed"] is False
+
+
+def test_lock_of_a_bad_model(run, lock_arguments, model):
+    (model / "model.gguf").write_bytes(b"<html>")
+    lock_arguments["source"]["model"] = "tiny"
+    assert "organisation/name" in run(model_lock, **lock_arguments)["msg"]
+    lock_arguments["source"]["model"] = "demo/tiny"
+    result = run(model_lock, **lock_arguments)
+    assert result["failed"] is True
+    assert result["problems"] == ["'model.gguf': does not begin with the mark of a GGUF file"]
+
+
+def test_weights(run, arguments, tmp_path):
+    path = tmp_path / "models/demo/tiny" / arguments["lock"]["revision"]
+    forecast = run(model_weights, check=True, **arguments)
+    assert (forecast["changed"], forecast["files_fetched"], forecast["path"]) == (True, 2, str(path))
+    assert not (tmp_path / "models").exists()
+    result = run(model_weights, **arguments)
+    assert (result["changed"], result["files_fetched"], result["findings"]) == (True, 2, [])
+    assert result["bytes_fetched"] == len(MERGES) + len(GGUF)
+    assert result["diff"]["after"] == forecast["diff"]["after"]
+    assert (path / "merges.txt").read_bytes() == MERGES
+    again = run(model_weights, **arguments)
+    assert (again["changed"], again["files_fetched"], again["bytes_fetched"]) == (False, 0, 0)
+
+
+def test_findings_of_a_source_that_serves_other_bytes(run, arguments, model):
+    (model / "merges.txt").write_bytes(b"A b\n" * 10)
+    result = run(model_weights, **arguments)
+    assert result["failed"] is True
+    (finding,) = result["findings"]
+    assert finding["expected"] == hashlib.sha256(MERGES).hexdigest()
+    assert finding["problem"] == "digest"
+    assert all(text in result["msg"] for text in ("demo/tiny", "merges.txt", finding["expected"], finding["actual"]))
+
+
+def test_a_source_that_was_passed_over_is_a_warning(run, arguments):
+    arguments["sources"].insert(0, {"type": "folder", "path": "/nonexistent"})
+    result = run(model_weights, **arguments)
+    assert result["changed"] is True
+    assert any("/nonexistent" in str(warning) for warning in result["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"sources": []}, "sources is empty"),
+        ({"sources": [{"type": "http"}]}, "url"),
+        ({"sources": [{"type": "http", "url": "ftp://x"}]}, "url must begin with https"),
+        ({"mode": "rw"}, "mode must be octal"),
+        ({"root": "models/../x"}, "root must be absolute"),
+        ({"reserve_bytes": -1}, "reserve_bytes must be 0 or more"),
+        ({"timeout_seconds": 0}, "timeout_seconds must be 1 or more"),
+        ({"owner": "no-such-user"}, "no user 'no-such-user'"),
+    ],
+)
+def test_bad_options(run, arguments, tmp_path, changes, words):
+    arguments.update(changes)
+    result = run(model_weights, **arguments)
+    assert result["failed"] is True
+    assert words in result["msg"]
+    assert not (tmp_path / "models").exists()
+
+
+def test_bad_lock_with_every_problem(run, arguments, tmp_path):
+    arguments["lock"].update(revision="main", format_version=2)
+    arguments["lock"]["files"][0]["path"] = "../../etc/passwd"
+    result = run(model_weights, **arguments)
+    assert "lock of model demo/tiny" in result["msg"]
+    assert len(result["findings"]) == 3
+    assert {finding["problem"] for finding in result["findings"]} == {"lock"}
+    assert not (tmp_path / "models").exists()
+
+
+def test_the_second_run_does_without_the_tool_environment(run, arguments, monkeypatch):
+    """Respawning costs time on every host and every run: only a host that must fetch over HTTP does it."""
+    asked = []
+    monkeypatch.setattr(model_weights, "use_tool_environment", lambda module, name: asked.append(name))
+    arguments["sources"].append({"type": "http", "url": "http://127.0.0.1:9/"})
+    run(model_weights, **arguments)
+    assert asked == ["requests"]
+    run(model_weights, **arguments)
+    assert asked == ["requests"]
+
+
+def test_without_requests(run, arguments, monkeypatch):
+    monkeypatch.setitem(sys.modules, "requests", None)
+    arguments["sources"] = [{"type": "http", "url": "http://127.0.0.1:9/"}]
+    result = run(model_weights, **arguments)
+    assert result["failed"] is True
+    assert "host_tools" in result["msg"]
+    assert run(model_weights, check=True, **arguments)["changed"] is True
