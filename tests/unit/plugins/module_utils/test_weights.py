@@ -12,7 +12,9 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import signal
+import ssl
 import struct
 import subprocess
 import sys
@@ -77,7 +79,7 @@ def content(folder):
 class Server:
     """A web server that serves FILES and does wrong what a test tells it to."""
 
-    def __init__(self):
+    def __init__(self, certificate=""):
         self.files = dict(FILES)
         self.requests = []
         self.answers = {}
@@ -98,7 +100,11 @@ class Server:
         self.server.daemon_threads = True
         # A client that hangs up early is part of the tests.
         self.server.handle_error = lambda request, address: None
-        self.url = f"http://127.0.0.1:{self.server.server_port}/"
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate)
+            self.server.socket = context.wrap_socket(self.server.socket, server_side=True)
+        self.url = f"http{'s' if certificate else ''}://127.0.0.1:{self.server.server_port}/"
         self.thread = threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self.thread.start()
 
@@ -165,8 +171,8 @@ class Server:
 def servers():
     started = []
 
-    def start():
-        started.append(Server())
+    def start(certificate=""):
+        started.append(Server(certificate))
         return started[-1]
 
     yield start
@@ -190,8 +196,10 @@ def host(tmp_path):
         waits = []
         share = tmp_path / "share"
 
-        def run(self, *sources, lock=LOCK, check=False, retries=2, token_file="", **settings):
-            transport = Transport(retries=retries, timeout_seconds=5, sleep=self.waits.append, jitter=lambda: 0.5)
+        def run(self, *sources, lock=LOCK, check=False, retries=2, token_file="", ca_file="", **settings):
+            transport = Transport(
+                ca_file, timeout_seconds=5, retries=retries, sleep=self.waits.append, jitter=lambda: 0.5
+            )
             parsed, problems = parse_sources(
                 [self.source(source) for source in sources], lock, transport, token_file=token_file
             )
@@ -563,6 +571,36 @@ def test_redirect_loops_end(host, server):
 def test_redirect_to_a_file_is_refused(host, server):
     server.answers["config.json"] = [server.status(302, {"Location": "file:///etc/passwd"})]
     assert found(host.fails(server)) == {("config.json", "redirect")}
+
+
+@pytest.fixture
+def certificate(tmp_path):
+    """A key and a certificate for 127.0.0.1 in one file, signed by itself."""
+    if not shutil.which("openssl"):
+        pytest.skip("needs the openssl command")
+    path = tmp_path / "certificate.pem"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=test"
+    command += f" -addext subjectAltName=IP:127.0.0.1 -keyout {path}.key -out {path}"
+    subprocess.run(command.split(), check=True, capture_output=True)
+    path.write_bytes(path.read_bytes() + Path(f"{path}.key").read_bytes())
+    return str(path)
+
+
+def test_tls_with_the_ca_of_the_site(host, servers, certificate):
+    server = servers(certificate)
+    error = host.fails(server)
+    assert {finding.problem for finding in error.findings} == {"tls"}
+    assert "ca_file" in str(error)
+    assert host.waits == []
+    host.run(server, ca_file=certificate)
+    assert content(host.target) == FILES
+
+
+def test_redirect_from_https_to_http_is_refused(host, servers, certificate):
+    server, plain = servers(certificate), servers()
+    server.answers["config.json"] = [server.status(302, {"Location": plain.url + "config.json"})]
+    assert found(host.fails(server, ca_file=certificate)) == {("config.json", "redirect")}
+    assert plain.requests == []
 
 
 @pytest.mark.parametrize(
