@@ -8,13 +8,14 @@ It has no model. Chat completions say which replica answered and which headers a
 what the gateway passed on. With ``"stream": true`` it sends ten chunks, ``"chunk_seconds"`` apart (default 0.2).
 ``"sleep_seconds"`` delays any answer. It refuses requests without its key, as an engine does.
 
-    fake_openai_upstream.py --port 9001 --name one --key KEY
+    FAKE_API_KEY=KEY fake_openai_upstream.py --port 9001
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -100,10 +101,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--address", default="127.0.0.1")
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--name", required=True)
-    parser.add_argument("--key", required=True)
     options = parser.parse_args()
-    Handler.replica, Handler.key = options.name, options.key
+    Handler.replica, Handler.key = str(options.port), os.environ["FAKE_API_KEY"]
     ThreadingHTTPServer((options.address, options.port), Handler).serve_forever()
 
 

@@ -44,7 +44,7 @@ class Engine:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            ["VLLM::EngineCore", "-m", "vllm.fake_engine_core"],
+            ["VLLM::EngineCore", str(Path(__file__).with_name("fake_engine_core.py"))],
             executable=sys.executable,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
