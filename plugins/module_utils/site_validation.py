@@ -45,7 +45,8 @@ ENGINES_TO_COME = ("llama_cpp", "ollama", "tgi", "ray_serve", "mlc_llm")
 # A listener in one of these units is the collection's own, from an earlier run.
 OWN_UNITS = ("vllm@", "nginx.service")
 
-MODEL_KEYS = ("name", "lock", "sources", "allow_files")
+# lock_from is for playbooks/lock.yml, whose module checks it; nothing here depends on it.
+MODEL_KEYS = ("name", "lock", "lock_from", "sources", "allow_files")
 SOURCE_KEYS: Mapping[str, tuple[str, ...]] = {
     "folder": ("type", "path"),
     "http": ("type", "url"),
