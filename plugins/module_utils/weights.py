@@ -478,7 +478,7 @@ def _clean(lock: Lock, settings: Settings) -> None:
 
 
 def _newest(folder: str) -> float:
-    return max([os.lstat(folder).st_mtime, *(status.st_mtime for _, status in walk(folder))])
+    return max([os.lstat(folder).st_mtime, *(status.st_mtime for dummy, status in walk(folder))])
 
 
 # Fetching
