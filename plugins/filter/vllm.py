@@ -18,10 +18,10 @@ class FilterModule:
         """Return the filters by name."""
         return {
             "vllm_addresses": vllm_config.addresses,
-            "vllm_configuration": vllm_config.engine_configuration,
+            "vllm_configurations": vllm_config.configurations,
             "vllm_environment_file": vllm_config.environment_file,
             "vllm_obsolete": vllm_config.obsolete,
             "vllm_problems": vllm_config.problems,
             "vllm_prunable": vllm_config.prunable,
-            "vllm_revision": vllm_config.revision,
+            "vllm_units": vllm_config.units,
         }

@@ -56,12 +56,29 @@ def properties(runner: Runner, unit: str) -> dict[str, str]:
     return dict(line.split("=", 1) for line in output.splitlines() if "=" in line)
 
 
+def causes(text: str, most: int = 5) -> list[str]:
+    """Return the distinct lines that name an error, since the first one may be far above the last lines."""
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        match = re.search(r"\b([A-Za-z_.]*(?:Error|Exception)\b\S*:? .*|.*cannot open shared object.*)", line)
+        if match:
+            found.setdefault(match.group(1).strip(), line.strip())
+    return list(found.values())[:most]
+
+
 def journal(runner: Runner, unit: str, lines: int) -> str:
-    """Return the last lines that a unit wrote, or why they cannot be had."""
+    """Return what a unit wrote last, the lines that name an error before the very last ones."""
+    # Engines end with tracebacks of hundreds of lines, of which the last ones only say that something above went wrong.
     code, output, errors = runner(
-        ["journalctl", "--unit", unit, "--lines", str(lines), "--no-pager", "--quiet", "--output", "short-iso"]
+        ["journalctl", "--unit", unit, "--lines", str(lines * 10), "--no-pager", "--quiet", "--output", "short-iso"]
     )
-    return output.strip() if code == 0 and output.strip() else f"(no journal: {errors.strip() or 'it is empty'})"
+    text = output.strip()
+    if code != 0 or not text:
+        return f"(no journal: {errors.strip() or 'it is empty'})"
+    last = text.splitlines()[-lines:]
+    named = [line for line in causes(text) if line not in last]
+    above = ["Errors that it names:", *named, ""] if named else []
+    return "\n".join([*above, f"Last {len(last)} lines of its journal:", *last])
 
 
 def record_path(unit: str, records: Path = RECORDS) -> Path:
@@ -93,7 +110,7 @@ def act(runner: Runner, wanted: Wanted, verb: str) -> None:
         return
     raise UnitError(
         f"`systemctl {verb} {wanted.unit}` failed: {errors.strip() or output.strip()}\n"
-        f"Last {wanted.journal_lines} lines of its journal:\n{journal(runner, wanted.unit, wanted.journal_lines)}"
+        f"{journal(runner, wanted.unit, wanted.journal_lines)}"
     )
 
 

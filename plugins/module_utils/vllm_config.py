@@ -257,6 +257,30 @@ def revision(*parts: Any) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def configurations(deployments: Iterable[Mapping[str, Any]], defaults: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return name and configuration of each deployment: what may be shown, unlike its environment."""
+    return [{"name": one["name"], "configuration": engine_configuration(one, defaults)} for one in deployments]
+
+
+def units(
+    deployments: Iterable[Mapping[str, Any]],
+    defaults: Mapping[str, Any],
+    environment: Mapping[str, Any],
+    api_key: str,
+    everywhere: Sequence[Any],
+) -> list[dict[str, str]]:
+    """Return name and revision of each deployment; `everywhere` is what all of them depend on."""
+    return [
+        {
+            "name": str(one["name"]),
+            "revision": revision(
+                engine_configuration(one, defaults), environment_file(one, environment, api_key), *everywhere
+            ),
+        }
+        for one in deployments
+    ]
+
+
 def addresses(deployments: Iterable[Mapping[str, Any]], clients: Iterable[str]) -> list[str]:
     """Return whom the engines may talk with besides loopback: the clients, and the host at its own address."""
     own = [str(deployment["listen_address"]) for deployment in deployments]

@@ -15,6 +15,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils.engine_unit import (
     UnitError,
     Wanted,
     ensure,
+    journal,
     record,
     record_path,
     recorded,
@@ -168,3 +169,19 @@ def test_stopping_forgets_the_unit(tmp_path: Path, active: str, enabled: str, ve
     ensure(systemd, wanted(state="stopped", enabled=False), False, tmp_path)
     assert systemd.verbs == verbs
     assert recorded(UNIT, tmp_path) == ""
+
+
+def test_the_journal_names_an_error_that_is_far_above_its_end() -> None:
+    lines = ["core.py] ValueError: the model does not fit", *["  File x"] * 60, "RuntimeError: see above"]
+
+    def runner(arguments: Sequence[str]) -> tuple[int, str, str]:
+        assert arguments[arguments.index("--lines") + 1] == "400"
+        return 0, "\n".join(lines), ""
+
+    text = journal(runner, UNIT, 40).splitlines()
+    assert text[:2] == ["Errors that it names:", "core.py] ValueError: the model does not fit"]
+    assert text[-41:] == ["Last 40 lines of its journal:", *lines[-40:]]
+
+
+def test_a_journal_that_cannot_be_read_is_said_so() -> None:
+    assert "no journal: no such file" in journal(lambda arguments: (1, "", "no such file"), UNIT, 40)

@@ -186,3 +186,21 @@ def test_obsolete_deployments_are_those_with_any_file_left() -> None:
 def test_the_newest_releases_stay_and_the_current_one_always(current: str, keep: int, expected: list[str]) -> None:
     releases = [{"path": "/r/a", "ctime": 1.0}, {"path": "/r/c", "ctime": 3.0}, {"path": "/r/b", "ctime": 2.0}]
     assert vllm_config.prunable(releases, current, keep) == expected
+
+
+def test_what_is_shown_of_a_deployment_holds_no_environment() -> None:
+    shown = vllm_config.configurations([deployment(environment={"TOKEN": "secret"})], {})
+    assert shown[0]["name"] == "chat"
+    assert "secret" not in str(shown)
+
+
+def test_units_are_outdated_by_their_own_changes_and_by_those_of_all() -> None:
+    def revisions(*everywhere: str, key: str = "k", **changes: Any) -> list[str]:
+        both = [deployment(**changes), deployment(name="b", port=8001)]
+        return [unit["revision"] for unit in vllm_config.units(both, {}, {}, key, everywhere)]
+
+    chat, other = revisions("unit")
+    assert revisions("unit", environment={"A": "1"}) != [chat, other]
+    assert revisions("unit", environment={"A": "1"})[1] == other
+    assert all(new != old for new, old in zip(revisions("unit 2"), [chat, other]))
+    assert all(new != old for new, old in zip(revisions("unit", key="l"), [chat, other]))
