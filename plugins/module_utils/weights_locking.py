@@ -184,7 +184,7 @@ def _read(path: str) -> bytes:
 def _paths_below(folder: str) -> list[str]:
     """Every file; a link to a file counts (the Hub's cache is made of them), a link to a folder does not."""
     paths = []
-    for parent, dummy, names in os.walk(folder):
+    for parent, _folders, names in os.walk(folder):
         for name in names:
             place = os.path.join(parent, name)
             if stat.S_ISREG(os.stat(place).st_mode if os.path.exists(place) else 0):

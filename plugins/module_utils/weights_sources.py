@@ -281,7 +281,7 @@ class HttpSource:
         headers = {"Accept-Encoding": "identity", "User-Agent": "baremetal-llm/0.1"}
         if offset:
             headers["Range"] = f"bytes={offset}-"
-        for dummy in range(_MOST_REDIRECTS + 1):
+        for _hop in range(_MOST_REDIRECTS + 1):
             sent = dict(headers)
             if self.token and _origin(url) == origin:
                 sent["Authorization"] = f"Bearer {self.token}"

@@ -205,7 +205,7 @@ import os
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.baremetal.llm.plugins.module_utils import weights
+from ansible_collections.baremetal.llm.plugins.module_utils import weights, weights_plan
 from ansible_collections.baremetal.llm.plugins.module_utils._respawn import use_tool_environment
 from ansible_collections.baremetal.llm.plugins.module_utils.lock import LockError, parse_lock
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_sources import (
@@ -220,7 +220,7 @@ def fail(module: AnsibleModule, message: str, findings: list[dict[str, str]]) ->
     module.fail_json(msg=message, findings=findings)
 
 
-def read_settings(params: dict) -> weights.Settings:
+def read_settings(params: dict) -> weights_plan.Settings:
     modes = {}
     for key in ("mode", "directory_mode"):
         try:
@@ -234,10 +234,10 @@ def read_settings(params: dict) -> weights.Settings:
             raise ValueError(f"{key} must be 0 or more, not {params[key]}")
     if params["timeout_seconds"] < 1:
         raise ValueError(f"timeout_seconds must be 1 or more, not {params['timeout_seconds']}")
-    return weights.Settings(
+    return weights_plan.Settings(
         root=os.path.normpath(params["root"]),
-        uid=weights.resolve_user(params["owner"]),
-        gid=weights.resolve_group(params["group"]),
+        uid=weights_plan.resolve_user(params["owner"]),
+        gid=weights_plan.resolve_group(params["group"]),
         file_mode=modes["mode"],
         folder_mode=modes["directory_mode"],
         verify=params["verify"],
@@ -269,7 +269,7 @@ def main() -> None:
             "mode": {"type": "str", "default": "0644"},
             "directory_mode": {"type": "str", "default": "0755"},
             "verify": {"type": "str", "default": "record", "choices": ["record", "full"]},
-            "reserve_bytes": {"type": "int", "default": weights.GIB},
+            "reserve_bytes": {"type": "int", "default": weights_plan.GIB},
             "allow_files": {"type": "list", "elements": "str", "default": []},
             "ca_file": {"type": "path"},
             "token_file": {"type": "path", "no_log": False},
@@ -297,7 +297,7 @@ def main() -> None:
         if (
             not module.check_mode
             and any(source.needs_requests for source in sources)
-            and weights.examine(lock, settings, read_bytes=False).changes
+            and weights_plan.examine(lock, settings, read_bytes=False).changes
         ):
             use_tool_environment(module, "requests")
         outcome = weights.ensure(lock, sources, settings, module.check_mode)
@@ -307,7 +307,7 @@ def main() -> None:
             for text in error.problems
         ]
         fail(module, str(error), findings)
-    except weights.WeightsError as error:
+    except weights_plan.WeightsError as error:
         fail(module, str(error), [dict(vars(finding)) for finding in error.findings])
     except ValueError as error:
         fail(module, str(error), [])

@@ -26,8 +26,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from ansible_collections.baremetal.llm.plugins.module_utils import weights
+from ansible_collections.baremetal.llm.plugins.module_utils import weights, weights_plan
 from ansible_collections.baremetal.llm.plugins.module_utils.lock import Lock, LockFile
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_files import walk
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_sources import Transport, parse_sources
 
 REVISION = "1" * 40
@@ -71,7 +72,7 @@ def fill(folder, files):
 def content(folder):
     return {
         path: (Path(folder) / path).read_bytes()
-        for path, status in weights.walk(str(folder))
+        for path, status in walk(str(folder))
         if os.path.isfile(os.path.join(folder, path)) and not path.startswith(".")
     }
 
@@ -205,7 +206,7 @@ def host(tmp_path):
             )
             assert problems == []
             settings.setdefault("reserve_bytes", 0)
-            return weights.ensure(lock, parsed, weights.Settings(root=self.root, **settings), check)
+            return weights.ensure(lock, parsed, weights_plan.Settings(root=self.root, **settings), check)
 
         @staticmethod
         def source(source):
@@ -214,7 +215,7 @@ def host(tmp_path):
             return source if isinstance(source, dict) else {"type": "folder", "path": str(source)}
 
         def fails(self, *sources, **settings):
-            with pytest.raises(weights.WeightsError) as caught:
+            with pytest.raises(weights_plan.WeightsError) as caught:
                 self.run(*sources, **settings)
             return caught.value
 
@@ -268,7 +269,7 @@ def test_modes_whatever_the_umask(host):
         host.run(host.share)
     finally:
         os.umask(before)
-    modes = {path: oct(status.st_mode & 0o7777) for path, status in weights.walk(str(host.target))}
+    modes = {path: oct(status.st_mode & 0o7777) for path, status in walk(str(host.target))}
     assert modes["sub"] == "0o755"
     assert {mode for path, mode in modes.items() if path != "sub"} == {"0o644"}
     for folder in (host.target, host.target.parent, host.target.parent.parent, Path(host.root)):
@@ -278,12 +279,12 @@ def test_modes_whatever_the_umask(host):
 
 COUNT = """
 import sys; sys.path[:0] = {path!r}
-from ansible_collections.baremetal.llm.plugins.module_utils import weights
+from ansible_collections.baremetal.llm.plugins.module_utils import weights, weights_plan
 from ansible_collections.baremetal.llm.plugins.module_utils.lock import Lock, LockFile
 lock = Lock({model!r}, {revision!r}, tuple(LockFile(*file) for file in {files!r}))
 count = lambda: int(open("/proc/self/io").readline().split()[1])
 before = count()
-changed = weights.ensure(lock, [], weights.Settings(root={root!r}, verify={verify!r})).changed
+changed = weights.ensure(lock, [], weights_plan.Settings(root={root!r}, verify={verify!r})).changed
 print(changed, count() - before)
 """
 
@@ -317,14 +318,14 @@ def test_an_old_revision_is_untouched(host):
     fill(host.share / "old", {"config.json": b"old", "model.safetensors": safetensors(5)})
     host.run(host.share / "old", lock=old)
     folder = Path(old.model_path(host.root))
-    before = {path: status for path, status in weights.walk(str(folder))}
+    before = {path: status for path, status in walk(str(folder))}
     (host.share / "model.safetensors").write_bytes(WEIGHTS[:-1])
     error = host.fails(host.share)
     assert found(error) == {("model.safetensors", "size")}
     assert not host.target.exists()
     fill(host.share, FILES)
     host.run(host.share)
-    assert {path: status for path, status in weights.walk(str(folder))} == before
+    assert {path: status for path, status in walk(str(folder))} == before
 
 
 def test_hub_layout_and_names_in_urls(host, server):
@@ -701,13 +702,13 @@ def test_touched_but_right_files_change_nothing(host, server):
     server.requests.clear()
     assert not host.run(server).changed
     assert server.requests == []
-    plan = weights.examine(LOCK, weights.Settings(root=host.root), read_bytes=False)
+    plan = weights_plan.examine(LOCK, weights_plan.Settings(root=host.root), read_bytes=False)
     assert not plan.changes
 
 
 def test_a_folder_that_was_copied_by_hand_is_adopted(host, server):
     fill(host.target, FILES)
-    for path, _ in weights.walk(str(host.target)):
+    for path, _ in walk(str(host.target)):
         os.chmod(host.target / path, 0o755 if path == "sub" else 0o644)
     os.chmod(host.target, 0o755)
     outcome = host.run(server)
@@ -756,7 +757,7 @@ def test_modes_are_mended_without_reading_or_fetching(host, server):
     assert server.requests == []
     assert (host.target / "config.json").stat().st_mode & 0o7777 == 0o644
     assert (host.target / "sub").stat().st_mode & 0o7777 == 0o755
-    assert not weights.examine(LOCK, weights.Settings(root=host.root), read_bytes=False).changes
+    assert not weights_plan.examine(LOCK, weights_plan.Settings(root=host.root), read_bytes=False).changes
 
 
 @pytest.mark.parametrize("link", ["demo", "demo/tiny", f"demo/tiny/{REVISION}", "demo/tiny/.fetch"])
@@ -841,12 +842,13 @@ def test_an_index_that_names_a_missing_shard_is_not_published(host, server):
 
 RUN = """
 import sys; sys.path[:0] = {path!r}
-from ansible_collections.baremetal.llm.plugins.module_utils import weights
+from ansible_collections.baremetal.llm.plugins.module_utils import weights, weights_plan
 from ansible_collections.baremetal.llm.plugins.module_utils.lock import Lock, LockFile
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_files import walk
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_sources import Transport, parse_sources
 lock = Lock({model!r}, {revision!r}, tuple(LockFile(*file) for file in {files!r}))
 sources, _ = parse_sources([{{"type": "http", "url": {url!r}}}], lock, Transport(timeout_seconds=30))
-print(weights.ensure(lock, sources, weights.Settings(root={root!r}, reserve_bytes=0)).changed)
+print(weights.ensure(lock, sources, weights_plan.Settings(root={root!r}, reserve_bytes=0)).changed)
 """
 
 
@@ -980,10 +982,10 @@ def test_leftovers_are_swept_but_not_what_may_still_be_resumed(host, server):
 
 
 def test_owner_by_name_and_number():
-    assert weights.resolve_user("root") == 0
-    assert weights.resolve_group("1234") == 1234
+    assert weights_plan.resolve_user("root") == 0
+    assert weights_plan.resolve_group("1234") == 1234
     with pytest.raises(ValueError, match="no user 'nobody-of-that-name'"):
-        weights.resolve_user("nobody-of-that-name")
+        weights_plan.resolve_user("nobody-of-that-name")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
