@@ -199,7 +199,7 @@ CASES = {
         "key-unknown",
         "llm_models[0].license",
         GPUS,
-        ["name, lock, sources"],
+        ["expected one of name, lock"],
     ),
     "unknown key of a tenant": (at("tenants", 0, key=SECRET), "key-unknown", "llm_tenants[0].key", ["gw-1"], ["key_"]),
     "unknown key of a source": (
