@@ -101,10 +101,8 @@ def _check_engine_key(key: str, problems: list[str]) -> None:
 
 
 def _check_names(names: Sequence[str], problems: list[str]) -> None:
-    if not names or not names[0]:
-        problems.append("gateway_server_name is empty: set it to the name or address that clients use")
     for name in names:
-        if name and not is_address(name) and not _HOST_NAME.fullmatch(name):
+        if not is_address(name) and not _HOST_NAME.fullmatch(name):
             problems.append(f"gateway_server_name, gateway_server_aliases: {name!r} is no host name and no IP address")
 
 

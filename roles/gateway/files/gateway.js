@@ -108,8 +108,7 @@ function route(r) {
         return;
     }
     r.variables.llm_deployment = models[request.model];
-    // A path of our own making: neither the client's spelling of it nor its query string reaches the engine.
-    r.internalRedirect(`/_deployment/${models[request.model]}${path}`);
+    r.internalRedirect(`@llm_${models[request.model]}${path}`);
 }
 
 function model_card(name, deployment) {
