@@ -32,6 +32,7 @@ BUILD_FOLDER = ".build"
 MARKER_VERSION = 1
 PROBE_TIMEOUT_SECONDS = 60.0
 TAIL_LINES = 15
+FULL_DISK_BYTES = 16 * 1024 * 1024  # less free space than this is as good as none
 INSTALLERS = ("pip", "uv")
 
 # Prints the version, and where this Python believes it is installed: in a broken environment that is somewhere else.
@@ -376,6 +377,8 @@ def commands(request: Request) -> list[tuple[str, list[str]]]:
                     *(request.uv, "pip", "sync", "--python", python, "--require-hashes", "--no-build"),
                     # A service user cannot write there, so nothing would ever be compiled later.
                     *("--compile-bytecode", request.requirements),
+                    # uv reads no variable for this.
+                    *(["--no-index"] if request.no_index else []),
                 ],
             ),
         ]
@@ -424,8 +427,6 @@ def tool_environment(request: Request, inherited: Mapping[str, str]) -> dict[str
             env["UV_DEFAULT_INDEX"] = request.index_url
         if links:
             env["UV_FIND_LINKS"] = ",".join(link.replace(",", "%2C") for link in links)
-        if request.no_index:
-            env["UV_NO_INDEX"] = "1"
         if request.ca_file:
             env["SSL_CERT_FILE"] = request.ca_file
     else:
@@ -445,11 +446,13 @@ def tool_environment(request: Request, inherited: Mapping[str, str]) -> dict[str
 # ---------------------------------------------------------------------------------------------------------------------
 # Messages
 
+_DISK_FULL = "the file system of {path} is full: free space there, or put path on a larger one."
+
 # The first that fits wins: a certificate that is refused also looks like a network that fails.
 _CAUSES: tuple[tuple[str, str], ...] = (
     (
         r"No space left on device|Disk quota exceeded|os error 28",
-        "the file system of {path} is full: free space there, or put path on a larger one.",
+        _DISK_FULL,
     ),
     (
         r"ensurepip is not|No module named '?(venv|ensurepip)",
@@ -499,10 +502,14 @@ def explain(request: Request, step: str, done: Completed) -> str:
         "requirements": request.requirements,
         "source": source or "PyPI",
     }
-    cause = next(
-        (text.format(**words) for pattern, text in _CAUSES if re.search(pattern, output)),
-        f"{request.installer} failed with exit status {done.rc}.",
-    )
+    for pattern, text in _CAUSES:
+        if re.search(pattern, output):
+            cause = text.format(**words)
+            break
+    else:
+        # venv swallows what its ensurepip said, so the reason has to be looked for.
+        full = shutil.disk_usage(request.path).free < FULL_DISK_BYTES
+        cause = _DISK_FULL.format(**words) if full else f"{request.installer} failed with exit status {done.rc}."
     tail = "\n".join([line for line in output.splitlines() if line.strip()][-TAIL_LINES:])
     return f"Cannot {step} in {request.path}: {cause}\nThe last lines of {request.installer}:\n{tail}"
 
