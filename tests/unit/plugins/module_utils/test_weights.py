@@ -792,6 +792,9 @@ def test_disk_too_small_is_said_before_anything_is_written(host, server):
     assert not os.path.exists(host.root)
     assert "not enough space" in str(host.fails(server, statvfs=space(4096 * 700), check=True))
     assert "inodes" in str(host.fails(server, statvfs=space(2**40, inodes=3)))
+    room = space(LOCK.total_bytes + 8192)
+    assert "8193 bytes" in str(host.fails(server, statvfs=room, reserve_bytes=8193))
+    host.run(server, statvfs=room, reserve_bytes=4096, check=True)
     # Nothing to fetch needs no space.
     host.run(server)
     assert not host.run(server, statvfs=space(0)).changed
