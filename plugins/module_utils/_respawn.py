@@ -25,8 +25,7 @@ _PIPE_BYTES = 1024 * 1024  # what Linux allows without privileges
 
 def use_tool_environment(module: Any, import_name: str, python: str = TOOL_PYTHON) -> None:
     """Start the module again under ``python`` unless ``import_name`` can be imported here, or ``python`` is absent."""
-    respawned = has_respawned()  # type: ignore[no-untyped-call]  # ansible-core leaves it without a return type
-    if respawned or _importable(import_name) or not os.access(python, os.X_OK):
+    if has_respawned() or _importable(import_name) or not os.access(python, os.X_OK):
         return
     module.debug(f"{import_name} is not in this Python: carrying on under {python}")
     _let_arguments_fit()
