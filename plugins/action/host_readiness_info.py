@@ -34,7 +34,7 @@ class ActionModule(ActionBase):
             unreachable = bool(answer.get("unreachable"))
             problem = _problem(answer)
         finally:
-            self._remove_tmp_path(self._connection._shell.tmpdir)
+            self._remove_tmp_path(self._connection._shell.tmpdir)  # type: ignore[no-untyped-call]
         result.update(
             changed=False,
             readiness=answer.get("readiness") or {},

@@ -9,14 +9,9 @@ from typing import Any
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.baremetal.llm.plugins.module_utils.site import listen_address
-from ansible_collections.baremetal.llm.plugins.module_utils.site_validation import (
-    HostState,
-    Site,
-    report,
-    summary,
-    validate_site,
-)
+from ansible_collections.baremetal.llm.plugins.module_utils.finding import report, summary
+from ansible_collections.baremetal.llm.plugins.module_utils.site import HostState, Site, listen_address
+from ansible_collections.baremetal.llm.plugins.module_utils.site_validation import validate_site
 
 
 class ActionModule(ActionBase):
@@ -27,7 +22,7 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
-        _, arguments = self.validate_argument_spec(
+        arguments = self.validate_argument_spec(  # type: ignore[no-untyped-call]
             argument_spec={
                 "deployments": {"type": "raw", "required": True},
                 "models": {"type": "raw", "required": True},
@@ -38,7 +33,7 @@ class ActionModule(ActionBase):
                 "readiness_variable": {"type": "str", "required": True},
                 "return_findings": {"type": "bool", "default": False},
             }
-        )
+        )[1]
         task_vars = task_vars or {}
         hostvars = task_vars["hostvars"]
         hosts = _states(task_vars["ansible_play_hosts_all"], hostvars, arguments["readiness_variable"])

@@ -112,7 +112,7 @@ def parse_listeners(text: str, ports: Iterable[int]) -> list[dict[str, Any]]:
         fields = line.split()
         if len(fields) < 10 or fields[3] != LISTEN_STATE:
             continue
-        address, _, port = fields[1].rpartition(":")
+        address, _colon, port = fields[1].rpartition(":")
         if int(port, 16) in wanted:
             listeners.append({"port": int(port, 16), "address": decode_address(address), "inode": fields[9]})
     return listeners
@@ -121,7 +121,7 @@ def parse_listeners(text: str, ports: Iterable[int]) -> list[dict[str, Any]]:
 def parse_unit(text: str) -> str:
     """The systemd service in the text of /proc/<pid>/cgroup, or nothing."""
     for line in text.splitlines():
-        _, controllers, path = (line.split(":", 2) + ["", ""])[:3]
+        _number, controllers, path = (line.split(":", 2) + ["", ""])[:3]
         if controllers in ("", "name=systemd"):
             for part in reversed(path.split("/")):
                 if part.endswith(".service"):

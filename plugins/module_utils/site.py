@@ -11,6 +11,7 @@ does not cost the square of their number.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Callable
 
 from ansible_collections.baremetal.llm.plugins.module_utils.lock import DEFAULT_ROOT, Lock, LockError, read_lock
@@ -234,3 +235,32 @@ def usable_ports(values: Sequence[Any]) -> list[int]:
     """The port numbers among *values*."""
     numbers = {value for value in values if isinstance(value, int) and not isinstance(value, bool)}
     return sorted(port for port in numbers if 0 < port < 65536)
+
+
+@dataclass(frozen=True)
+class HostState:
+    """What is known about one host: its answer to `host_readiness_info`, and what the site wants of it."""
+
+    readiness: Mapping[str, Any] = field(default_factory=dict)
+    problem: str = ""
+    unreachable: bool = False
+    # The host's own variables: `engine_versions` ({vllm: {version, accepted_advisories}}) and `reserve_bytes`.
+    wanted: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Site:
+    """What an inventory says, as it is: nothing here has been checked."""
+
+    deployments: Any
+    models: Any
+    tenants: Any
+    groups: Groups
+    # Only its length is needed, so only its length is handed around.
+    engine_key_length: int
+    model_root: str = DEFAULT_ROOT
+    gateway_port: int = 443
+    # Hosts that were asked. A host that is not in here is judged by the site's variables alone.
+    hosts: Mapping[str, HostState] = field(default_factory=dict)
+    # Addresses the engines will listen on, where the caller knows them.
+    addresses: Mapping[str, str] = field(default_factory=dict)

@@ -13,18 +13,17 @@ from pathlib import Path
 import pytest
 
 from ansible_collections.baremetal.llm.plugins.module_utils.advisories import VLLM, affecting
-from ansible_collections.baremetal.llm.plugins.module_utils.lock import Lock, LockError, LockFile
-from ansible_collections.baremetal.llm.plugins.module_utils.site_validation import (
+from ansible_collections.baremetal.llm.plugins.module_utils.finding import (
     GIB,
     Finding,
-    HostState,
-    Site,
     describe_hosts,
     merge,
     report,
     summary,
-    validate_site,
 )
+from ansible_collections.baremetal.llm.plugins.module_utils.lock import Lock, LockError, LockFile
+from ansible_collections.baremetal.llm.plugins.module_utils.site import HostState, Site
+from ansible_collections.baremetal.llm.plugins.module_utils.site_validation import validate_site
 
 ROOT = Path(__file__).resolve().parents[4]
 REVISION = "0" * 39 + "a"
@@ -874,8 +873,14 @@ def test_the_report_is_grouped_by_host_and_says_the_way_out():
 
 
 def codes_in_source():
-    tree = ast.parse((ROOT / "plugins" / "module_utils" / "site_validation.py").read_text(encoding="utf-8"))
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)]
+    folder = ROOT / "plugins" / "module_utils"
+    trees = [ast.parse((folder / f"{part}_validation.py").read_text(encoding="utf-8")) for part in ("site", "host")]
+    calls = [
+        node
+        for tree in trees
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    ]
     first = [call.args[0] for call in calls if call.func.attr == "add" and len(call.args) >= 4]
     expressions = [
         part for node in first for part in ((node.body, node.orelse) if isinstance(node, ast.IfExp) else (node,))
