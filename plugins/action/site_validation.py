@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import socket
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from ansible.errors import AnsibleError
@@ -37,6 +39,7 @@ class ActionModule(ActionBase):
         task_vars = task_vars or {}
         hostvars = task_vars["hostvars"]
         hosts = _states(task_vars["ansible_play_hosts_all"], hostvars, arguments["readiness_variable"])
+        addresses = {host: listen_address(host, task_vars["groups"], hostvars) for host in hosts}
         site = Site(
             deployments=arguments["deployments"],
             models=arguments["models"],
@@ -46,7 +49,8 @@ class ActionModule(ActionBase):
             model_root=arguments["model_root"],
             gateway_port=arguments["gateway_port"],
             hosts=hosts,
-            addresses={host: listen_address(host, task_vars["groups"], hostvars) for host in hosts},
+            addresses=addresses,
+            unresolved=_unresolved(addresses),
         )
         findings = validate_site(site)
         result.update(changed=False, findings=[], hosts_checked=sum(bool(state.readiness) for state in hosts.values()))
@@ -57,6 +61,21 @@ class ActionModule(ActionBase):
             return {**result, "failed": True, "findings": found, "msg": f"{summary(findings)}\n\n{report(findings)}"}
         # The report is the help text and not the message: the message is printed twice, the second time as JSON.
         raise AnsibleError(summary(findings), help_text=report(findings))
+
+
+def _unresolved(addresses: dict[str, str]) -> list[str]:
+    """The hosts whose address is a name that leads nowhere. An IP address is its own answer, without asking anybody."""
+    # Together, since a resolver that is down keeps each question waiting.
+    with ThreadPoolExecutor(max_workers=32) as pool:
+        found = list(pool.map(_resolves, addresses.values()))
+    return [host for host, resolved in zip(addresses, found) if not resolved]
+
+
+def _resolves(name: str) -> bool:
+    try:
+        return bool(socket.getaddrinfo(name, None, type=socket.SOCK_STREAM))
+    except (OSError, UnicodeError):
+        return False
 
 
 def _states(hosts: list[str], hostvars: Any, variable: str) -> dict[str, HostState]:

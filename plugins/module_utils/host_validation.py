@@ -23,6 +23,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils.lock import Lock
 from ansible_collections.baremetal.llm.plugins.module_utils.site import (
     GATEWAY_GROUP,
     GPU_GROUP,
+    LOOPBACK,
     HostState,
     Site,
     deployment_hosts,
@@ -71,6 +72,7 @@ class HostChecks(Findings):
         self._advisories = advisories
 
     def check(self) -> None:
+        self._addresses()
         for host, state in self.site.hosts.items():
             if host in self.site.groups.get(GPU_GROUP, ()):
                 self._versions(host, state)
@@ -82,6 +84,30 @@ class HostChecks(Findings):
             self._folders(host, state.readiness, here)
             self._disk(host, state, here)
             self._listeners(host, state.readiness, here)
+
+    def _addresses(self) -> None:
+        for host in self.site.unresolved:
+            self.add(
+                "address-unresolved",
+                "llm_address",
+                f"is {self.site.addresses.get(host, host)!r} (the default is ansible_host, then the host's name), "
+                "which the controller cannot resolve, expected an address for gateway and firewall",
+                "Set llm_address of the host to the IP address at which other hosts reach it.",
+                [host],
+            )
+        users: dict[str, list[str]] = {}
+        for host in self.site.groups.get(GPU_GROUP, ()):
+            if host in self.site.addresses:
+                users.setdefault(self.site.addresses[host], []).append(host)
+        for address, hosts in users.items():
+            if len(hosts) > 1 and address != LOOPBACK:
+                self.add(
+                    "address-duplicate",
+                    "llm_address",
+                    f"is {address} on more than one engine host: a gateway could not tell them apart",
+                    "Give each host its own llm_address, in its host_vars.",
+                    hosts,
+                )
 
     def _no_answer(self, host: str, state: HostState) -> None:
         if state.unreachable:

@@ -262,5 +262,7 @@ class Site:
     gateway_port: int = 443
     # Hosts that were asked. A host that is not in here is judged by the site's variables alone.
     hosts: Mapping[str, HostState] = field(default_factory=dict)
-    # Addresses the engines will listen on, where the caller knows them.
+    # Addresses at which the hosts are asked, where the caller knows them.
     addresses: Mapping[str, str] = field(default_factory=dict)
+    # Those of the hosts whose address is a name that the controller cannot resolve.
+    unresolved: Sequence[str] = ()

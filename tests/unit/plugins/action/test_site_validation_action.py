@@ -30,6 +30,10 @@ READY = {
 }
 
 
+def address(host):
+    return "name.invalid" if host == "lost" else f"192.0.2.{host[1:]}"
+
+
 def judge(tmp_path, port=8000, answers=None, **more):
     (tmp_path / "tiny.yml").write_text(LOCK, encoding="utf-8")
     arguments = {
@@ -47,7 +51,11 @@ def judge(tmp_path, port=8000, answers=None, **more):
     )
     groups = {"all": list(answers), "gpu_hosts": list(answers), "gateway_hosts": ["g1"]}
     return action.run(
-        task_vars={"hostvars": answers, "groups": groups, "ansible_play_hosts_all": list(answers)},
+        task_vars={
+            "hostvars": {host: {"llm_address": address(host), **answer} for host, answer in answers.items()},
+            "groups": groups,
+            "ansible_play_hosts_all": list(answers),
+        },
     )
 
 
@@ -77,6 +85,11 @@ def test_a_host_that_was_never_asked_is_a_finding(tmp_path):
     result = judge(tmp_path, answers={"g2": {}}, return_findings=True)
     assert [(item["code"], item["hosts"]) for item in result["findings"]] == [("host-not-readable", ["g2"])]
     assert result["hosts_checked"] == 1
+
+
+def test_a_name_that_cannot_be_resolved_is_a_finding(tmp_path):
+    result = judge(tmp_path, answers={"lost": {"asked": {"readiness": READY}}}, return_findings=True)
+    assert [(item["code"], item["hosts"]) for item in result["findings"]] == [("address-unresolved", ["lost"])]
 
 
 def test_versions_are_those_of_each_host(tmp_path):

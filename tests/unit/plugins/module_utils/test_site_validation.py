@@ -621,6 +621,20 @@ CASES = {
         ["gpu-1"],
         ["3.8.10", "3.9"],
     ),
+    "name that the controller cannot resolve": (
+        both(lambda site: site["addresses"].update({"gpu-1": "gpu-1.example"}), whole(unresolved=["gpu-1"])),
+        "address-unresolved",
+        "llm_address",
+        ["gpu-1"],
+        ["'gpu-1.example'", "controller"],
+    ),
+    "address twice": (
+        lambda site: site["addresses"].update({"gpu-1": "10.0.0.2"}),
+        "address-duplicate",
+        "llm_address",
+        ["gpu-1", "gpu-2"],
+        ["10.0.0.2"],
+    ),
     # Space
     "disk too small for one model": (
         ready("gpu-1", space=[{"path": "/srv/models", "mount": "/srv", "free_bytes": 4 * GIB, "read_only": False}]),
@@ -756,6 +770,8 @@ def test_one_mistake_gives_exactly_its_finding(case):
         state("gw-1", wanted=versions("0.31.0")),
         ready("gpu-1", distribution={"id": "ubuntu", "version": "22.04", "name": "Ubuntu 22.04.5 LTS"}),
         ready("gw-1", distribution={"id": "ubuntu", "version": "26.04", "name": "Ubuntu 26.04 LTS"}),
+        # One machine is everything: its engines listen on loopback.
+        lambda site: site["addresses"].update({"gpu-1": "127.0.0.1", "gpu-2": "127.0.0.1"}),
         # The same port on different hosts.
         both(at("deployments", 0, hosts=["gpu-1"]), at("deployments", 1, port=8000)),
         # A host that was not asked is judged by the site's variables alone.
