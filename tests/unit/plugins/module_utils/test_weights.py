@@ -318,14 +318,14 @@ def test_an_old_revision_is_untouched(host):
     fill(host.share / "old", {"config.json": b"old", "model.safetensors": safetensors(5)})
     host.run(host.share / "old", lock=old)
     folder = Path(old.model_path(host.root))
-    before = {path: status for path, status in walk(str(folder))}
+    before = dict(walk(str(folder)))
     (host.share / "model.safetensors").write_bytes(WEIGHTS[:-1])
     error = host.fails(host.share)
     assert found(error) == {("model.safetensors", "size")}
     assert not host.target.exists()
     fill(host.share, FILES)
     host.run(host.share)
-    assert {path: status for path, status in walk(str(folder))} == before
+    assert dict(walk(str(folder))) == before
 
 
 def test_hub_layout_and_names_in_urls(host, server):
@@ -708,7 +708,7 @@ def test_touched_but_right_files_change_nothing(host, server):
 
 def test_a_folder_that_was_copied_by_hand_is_adopted(host, server):
     fill(host.target, FILES)
-    for path, _ in walk(str(host.target)):
+    for path, _status in walk(str(host.target)):
         os.chmod(host.target / path, 0o755 if path == "sub" else 0o644)
     os.chmod(host.target, 0o755)
     outcome = host.run(server)

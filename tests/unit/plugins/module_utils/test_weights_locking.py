@@ -196,15 +196,15 @@ def test_hub(hub):
     assert {file.path: file.sha256 for file in locked.lock.files} == {
         path: hashlib.sha256(hub.files[path]).hexdigest() for path in TAKEN
     }
-    assert {path for path, _ in hub.requests if "/resolve/" in path} == {
+    assert {path for path, _token in hub.requests if "/resolve/" in path} == {
         f"/demo/tiny/resolve/{COMMIT}/{path}" for path in TAKEN if path != "model.safetensors"
     }
-    assert {token for _, token in hub.requests} == {None}
+    assert {token for _path, token in hub.requests} == {None}
 
 
 def test_hub_token(hub):
     lock_hub("demo/tiny", "main", hub.url, "hf_secret", Selection())
-    assert {token for _, token in hub.requests} == {"Bearer hf_secret"}
+    assert {token for _path, token in hub.requests} == {"Bearer hf_secret"}
 
 
 def test_hub_that_serves_something_else_than_the_commit(hub):
