@@ -107,7 +107,7 @@ seealso:
 EXAMPLES = r"""
 - name: Lock a model that lies in a folder of the controller
   baremetal.llm.model_lock:
-    path: "{{ inventory_dir }}/locks/tiny.yml"
+    path: "{{ inventory_dir }}/../locks/tiny.yml"
     source:
       type: folder
       path: /data/models/tiny
@@ -116,7 +116,7 @@ EXAMPLES = r"""
 
 - name: Pin the current main branch of a model on the Hub
   baremetal.llm.model_lock:
-    path: "{{ inventory_dir }}/locks/qwen3.yml"
+    path: "{{ inventory_dir }}/../locks/qwen3.yml"
     source:
       type: hub
       model: Qwen/Qwen3-0.6B

@@ -141,7 +141,7 @@ seealso:
 EXAMPLES = r"""
 - name: Bring the model
   baremetal.llm.model_weights:
-    lock: "{{ lookup('ansible.builtin.file', inventory_dir ~ '/locks/tiny.yml') | from_yaml }}"
+    lock: "{{ lookup('ansible.builtin.file', inventory_dir ~ '/../locks/tiny.yml') | from_yaml }}"
     sources:
       - {type: folder, path: /mnt/share/models/tiny}
       - {type: http, url: "https://mirror.example/models/tiny/"}
@@ -149,7 +149,7 @@ EXAMPLES = r"""
 
 - name: Read everything again, as a monthly job
   baremetal.llm.model_weights:
-    lock: "{{ lookup('ansible.builtin.file', inventory_dir ~ '/locks/tiny.yml') | from_yaml }}"
+    lock: "{{ lookup('ansible.builtin.file', inventory_dir ~ '/../locks/tiny.yml') | from_yaml }}"
     sources:
       - {type: http, url: "https://mirror.example/models/tiny/"}
     verify: full
