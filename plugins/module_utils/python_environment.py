@@ -254,8 +254,8 @@ def _packages(path: Path) -> tuple[str, ...]:
     found = set()
     for site in _site_packages(path):
         for folder in site.glob("*.dist-info"):
-            name, _, version = folder.name[: -len(".dist-info")].partition("-")
-            found.add(f"{name.replace('_', '-').lower()}=={version}")
+            name, *version = folder.name[: -len(".dist-info")].split("-", 1)
+            found.add("==".join([name.replace("_", "-").lower(), *version]))
     return tuple(sorted(found))
 
 
@@ -549,7 +549,7 @@ def run_command(argv: Sequence[str], env: Mapping[str, str], timeout: float) -> 
     except OSError as error:
         return Completed(127, f"{argv[0]}: {error}")
     try:
-        output, _ = process.communicate(timeout=timeout)
+        output = process.communicate(timeout=timeout)[0]
     except BaseException:
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()

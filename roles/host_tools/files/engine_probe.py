@@ -148,9 +148,9 @@ class Unit(Protocol):
 
     def run(self) -> str:
         """Return what names the present run of the unit; an empty text when it is not active."""
-        ...
 
-    def kill(self) -> None: ...
+    def kill(self) -> None:
+        """Kill every process of the unit."""
 
 
 @dataclass(frozen=True)

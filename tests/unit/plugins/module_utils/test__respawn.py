@@ -90,7 +90,7 @@ def test_large_arguments_fit_into_the_pipe(respawns: list[str], python: str) -> 
 def test_pipes_still_work_where_they_may_not_grow(
     respawns: list[str], python: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> Callable[[], None]:
+    def refuse(*arguments: object) -> Callable[[], None]:
         raise PermissionError
 
     monkeypatch.setattr("fcntl.fcntl", refuse)

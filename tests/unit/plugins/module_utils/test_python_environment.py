@@ -531,7 +531,7 @@ class TestRunCommand:
         with pytest.raises(subprocess.TimeoutExpired):
             subject.run_command(["sh", "-c", f"sleep 30 & echo $! > {pid_file}; wait"], self.ENV, 1)
         child = int(pid_file.read_text())
-        for _ in range(100):
+        for _attempt in range(100):
             state = Path(f"/proc/{child}/stat")
             if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
                 break

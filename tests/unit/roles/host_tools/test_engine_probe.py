@@ -71,7 +71,7 @@ class FakeEngine:
             self._send(handler, self.completion_status, self.completion_body)
 
     def completions(self) -> int:
-        return sum(1 for path, _, _ in self.seen if path == "/v1/completions")
+        return sum(1 for seen in self.seen if seen[0] == "/v1/completions")
 
     @staticmethod
     def _send(handler: BaseHTTPRequestHandler, status: int, body: bytes) -> None:
@@ -96,7 +96,7 @@ def fake() -> Iterator[FakeEngine]:
             with contextlib.suppress(BrokenPipeError, ConnectionResetError):
                 engine.answer(self, self.rfile.read(int(self.headers.get("Content-Length", 0))))
 
-        def log_message(self, *_: Any) -> None:
+        def log_message(self, *arguments: Any) -> None:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -115,11 +115,11 @@ class FakeUnit:
     def __init__(self) -> None:
         self.present = "run-1"
         self.kills = 0
-        self.fault: Exception | None = None
+        self.fault = ""
 
     def run(self) -> str:
         if self.fault:
-            raise self.fault
+            raise OSError(self.fault)
         return self.present
 
     def kill(self) -> None:
@@ -142,7 +142,7 @@ def watch(fake: FakeEngine) -> Watch:
 
 
 def look(watchdog: Any, times: int) -> None:
-    for _ in range(times):
+    for _count in range(times):
         watchdog.look()
 
 
@@ -224,7 +224,7 @@ class TestWatch:
         assert (unit.kills, said) == (0, ["the engine works"])
 
     def test_idle_engine_proves_itself_by_a_token_at_every_look(self, fake: FakeEngine, watch: Watch) -> None:
-        watchdog, unit, _ = watch
+        watchdog, unit = watch[:2]
         look(watchdog, 4)
         assert fake.completions() == 4  # its own token is not taken for progress at the next look
         assert unit.kills == 0
@@ -284,7 +284,7 @@ class TestWatch:
         assert watch[2] == ["not watching: the unit is not active"]
 
     def test_a_restart_starts_the_count_anew(self, fake: FakeEngine, watch: Watch) -> None:
-        watchdog, unit, _ = watch
+        watchdog, unit = watch[:2]
         fake.health_status = 503
         look(watchdog, 2)
         unit.present = "run-2"
@@ -294,7 +294,7 @@ class TestWatch:
         assert unit.kills == 1
 
     def test_counters_of_an_earlier_run_are_not_compared(self, fake: FakeEngine, watch: Watch) -> None:
-        watchdog, unit, _ = watch
+        watchdog, unit = watch[:2]
         fake.tokens = 5000
         watchdog.look()
         unit.present, fake.tokens, fake.hang_completion = "run-2", 0, True
@@ -302,7 +302,7 @@ class TestWatch:
         assert unit.kills == 1
 
     def test_a_run_that_began_during_the_probe_is_not_killed(self, fake: FakeEngine, watch: Watch) -> None:
-        watchdog, unit, _ = watch
+        watchdog, unit = watch[:2]
         fake.health_status = 503
         look(watchdog, 2)
         runs = iter(["run-1", "run-2"])
@@ -311,7 +311,7 @@ class TestWatch:
         assert unit.kills == 0
 
     def test_survives_a_systemctl_that_fails(self, watch: Watch) -> None:
-        watch[1].fault = OSError("systemctl show did not return")
+        watch[1].fault = "systemctl show did not return"
         look(watch[0], 2)
         assert watch[2] == ["cannot see the unit: systemctl show did not return"]
 
@@ -354,13 +354,13 @@ class TestProgram:
         )
         assert (done.returncode, done.stderr) == (0, "")
         assert done.stdout == "ready: the engine is healthy and completed a token\n"
-        assert {key for _, key, _ in fake.seen} == {"Bearer s3cret"}
+        assert {seen[1] for seen in fake.seen} == {"Bearer s3cret"}
 
     def test_engine_api_key_wins(self, fake: FakeEngine, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("ENGINE_API_KEY", "one")
         monkeypatch.setenv("VLLM_API_KEY", "two")
         assert probe.main(["ready", "--url", fake.url, "--model", "tiny", "--timeout", "5"]) == 0
-        assert {key for _, key, _ in fake.seen} == {"Bearer one"}
+        assert {seen[1] for seen in fake.seen} == {"Bearer one"}
 
     def test_not_ready_is_exit_status_1_and_one_line(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert probe.main(["ready", "--url", "http://127.0.0.1:1", "--model", "m", "--timeout", "0.2"]) == 1
@@ -374,7 +374,7 @@ class TestProgram:
         command += ["--unit", "vllm@chat.service", "--interval", "0.05", "--failures", "2", "--probe-timeout", "1"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
-            lines = [process.stdout.readline() for _ in range(3)]
+            lines = [process.stdout.readline() for number in range(3)]
             process.terminate()
         assert lines[0] == "the engine does not work (1 of 2): /health: HTTP 503\n"
         assert lines[2].startswith("killed the unit: 2 looks in a row found the engine not working")
