@@ -24,8 +24,9 @@ os.environ["ANSIBLE_COLLECTIONS_PATH"] = str(ROOT / ".cache/collections")
 
 MIB = 1024 * 1024
 FOLDER = "/var/models/tiny"
-# What may change when somebody merely logs in and looks.
-FLEETING = ["/dev", "/proc", "/run", "/sys", "/tmp", "/var/log", "/var/tmp"]
+# What may change when somebody merely logs in and looks, and what all beds share.
+SHARED = ["/mnt/share", "/var/cache/baremetal-llm/uv"]
+FLEETING = ["/dev", "/proc", "/run", "/sys", "/tmp", "/var/log", "/var/tmp", *SHARED]
 
 Site = dict[str, Any]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
