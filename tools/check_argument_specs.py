@@ -410,13 +410,15 @@ def check_borders(role: Path, roles: Iterable[str]) -> Iterator[Finding]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _handed_over(node: Node | None) -> Iterator[tuple[str, int]]:
-    """Yield the variable names that a playbook sets for roles, and that an inventory file sets at its top level."""
+def _handed_over(node: Node | None, parent: str = "") -> Iterator[tuple[str, int]]:
+    """Yield the names of variables that a playbook or an inventory sets, and other keys that no role's name begins."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                yield key.value, key.start_mark.line + 1
-            yield from _handed_over(value)
+            name = key.value if isinstance(key, yaml.ScalarNode) else ""
+            # Below these are names of groups and hosts.
+            if name and parent not in ("children", "hosts"):
+                yield name, key.start_mark.line + 1
+            yield from _handed_over(value, name)
     elif isinstance(node, yaml.SequenceNode):
         for value in node.value:
             yield from _handed_over(value)

@@ -186,6 +186,7 @@ def test_exit_status(role: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("playbooks/site.yml", "- hosts: all\n  roles:\n    - role: web\n      vars: {web_prot: 1, web_port: 2}\n", 4),
         ("inventories/demo/group_vars/all/web.yml", "web_port: 2\nweb_prot: 1\n", 2),
+        ("inventories/demo/hosts.yml", "all: {children: {web_hosts: {hosts: {web_1: {\nweb_prot: 1}}}}}\n", 2),
     ],
 )
 def test_caller_misspells(
