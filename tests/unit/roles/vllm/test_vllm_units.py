@@ -20,14 +20,30 @@ from ansible_collections.baremetal.llm.plugins.filter.vllm import FilterModule
 ROLE = Path(__file__).resolve().parents[4] / "roles/vllm"
 UNITS = ["vllm@.service", "vllm-watchdog@.service"]
 # Ubuntu 22.04 has 249, the oldest that the role supports; these came later, so it would ignore them.
-NEWER_THAN_249 = set(
-    """
-    BindLogSockets ConditionFirmware ConditionMemoryPressure DelegateSubgroup ExitType ExtensionDirectories
-    FileDescriptorStorePreserve ImportCredential LoadCredentialEncrypted MemoryPressureWatch MemoryZSwapMax OpenFile PrivatePIDs
-    RestartMaxDelaySec RestartMode RestartSteps RestrictFileSystems RootEphemeral SetCredentialEncrypted SetLoginEnvironment
-    StartupAllowedCPUs SurviveFinalKillSignal
-    """.split()
-)
+NEWER_THAN_249 = {
+    "BindLogSockets",
+    "ConditionFirmware",
+    "ConditionMemoryPressure",
+    "DelegateSubgroup",
+    "ExitType",
+    "ExtensionDirectories",
+    "FileDescriptorStorePreserve",
+    "ImportCredential",
+    "LoadCredentialEncrypted",
+    "MemoryPressureWatch",
+    "MemoryZSwapMax",
+    "OpenFile",
+    "PrivatePIDs",
+    "RestartMaxDelaySec",
+    "RestartMode",
+    "RestartSteps",
+    "RestrictFileSystems",
+    "RootEphemeral",
+    "SetCredentialEncrypted",
+    "SetLoginEnvironment",
+    "StartupAllowedCPUs",
+    "SurviveFinalKillSignal",
+}
 
 
 def render(unit: str) -> str:
