@@ -59,6 +59,18 @@ def test_scenario_verifies(scenario: Path) -> None:
     assert any(re.search(r"^def test_", path.read_text(encoding="utf-8"), flags=re.MULTILINE) for path in tests)
 
 
+def test_every_test_that_a_document_names_exists() -> None:
+    """The documents promise behaviour and name the test that shows it."""
+    promised = {
+        (document.relative_to(ROOT), name)
+        for document in DOCUMENTS
+        for name in re.findall(r"`(test_\w+)`", document.read_text(encoding="utf-8"))
+    }
+    sources = [path.read_text(encoding="utf-8") for path in ROOT.glob("molecule/*/tests/test_*.py")]
+    known = {name for source in sources for name in re.findall(r"^def (test_\w+)", source, flags=re.MULTILINE)}
+    assert sorted((document, name) for document, name in promised if name not in known) == []
+
+
 def test_actions_are_pinned_by_commit() -> None:
     """A tag of somebody else's repository can be moved."""
     floating = []
