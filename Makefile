@@ -2,14 +2,18 @@
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-down check test lint sanity molecule installed locks build clean benchmark
+.PHONY: help setup demo demo-down check unit-oldest lint sanity molecule test benchmark clean locks build
 
 BIN := .venv/bin
 MODEL := demo/tiny
 export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Molecule frames and colours what it runs; a log is read as text.
+export MOLECULE_COMMAND_BORDERS := 0
+export NO_COLOR := 1
+export MOLECULE_GLOB := molecule/*/molecule.yml
 
 help: ## what there is to make
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z%-]+:.*## ' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "%-14s %s\n", $$1, $$2}'
 
 setup: ## the tool environment only
 	@tools/setup.sh
@@ -28,6 +32,36 @@ check: setup ## format, lint, types, unit tests: under two minutes
 	$(BIN)/yamllint --strict .
 	$(BIN)/python tools/check_argument_specs.py
 	$(BIN)/pytest -q tests/unit
+
+unit-oldest: ## unit tests of what runs on hosts, under the oldest Python that hosts may have
+	@tools/setup.sh oldest-python
+	.cache/python-3.9/bin/pytest -q tests/unit/plugins/module_utils tests/unit/roles
+
+lint: setup ## ansible-lint, production profile
+	$(BIN)/ansible-lint --strict
+
+sanity: setup ## ansible-test sanity
+	tools/sanity.sh
+
+# The default scenario runs on the oldest ansible-core that is supported, the installed collection on the newest.
+molecule: ## every scenario, on throwaway hosts
+	@tools/setup.sh hosts newest-core
+	$(MAKE) scenario-bad_input scenario-gateway scenario-default
+	$(MAKE) scenario-installed BIN=.cache/core-2.21/bin
+
+scenario-%: ## one scenario, for example scenario-gateway
+	@tools/setup.sh hosts
+	$(BIN)/molecule test --scenario-name $*
+
+test: check unit-oldest lint sanity molecule ## everything that must hold
+	@echo "==> Everything holds"
+
+benchmark: ## what a run of site.yml costs, with 1, 2, 4 and 8 engine hosts
+	@tools/setup.sh hosts
+	$(BIN)/python benchmarks/site_runs.py
+
+clean: demo-down ## remove everything the project made, the tool environments too
+	rm -rf .cache .venv
 
 locks: setup ## make the hashed requirements files anew from requirements/*.in
 	tools/locks.sh

@@ -111,7 +111,9 @@ def make_inventory(engine_hosts: int) -> Path:
     shutil.copytree(demo.INVENTORY, inventory, ignore=shutil.ignore_patterns("generated.yml"))
     engines = [f"engine-{number + 1}" for number in range(engine_hosts)]
     # The gateway keeps its address whatever the number of engines.
-    hosts = {name: {"ansible_host": f"{{{{ demo_network_prefix }}}}.{12 + index}"} for index, name in enumerate(engines)}
+    hosts = {
+        name: {"ansible_host": f"{{{{ demo_network_prefix }}}}.{12 + index}"} for index, name in enumerate(engines)
+    }
     tree = {
         "all": {
             "children": {

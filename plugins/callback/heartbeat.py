@@ -32,6 +32,7 @@ requirements:
 
 import threading
 import time
+from typing import Any
 
 from ansible.plugins.callback import CallbackBase
 
@@ -51,38 +52,48 @@ class CallbackModule(CallbackBase):
     CALLBACK_NAME = "baremetal.llm.heartbeat"
     CALLBACK_NEEDS_ENABLED = True
 
-    def __init__(self, display=None, options=None):
+    def __init__(self, display: Any = None, options: Any = None) -> None:
         super().__init__(display=display, options=options)
         self._lock = threading.Lock()
-        self._waiting = {}
+        self._waiting: dict[str, tuple[str, float]] = {}
         self._stopped = threading.Event()
 
-    def v2_playbook_on_start(self, playbook):
+    def v2_playbook_on_start(self, playbook: Any) -> None:
         # A daemon, so that an aborted run never waits for it.
         threading.Thread(target=self._beat, name="heartbeat", daemon=True).start()
 
-    def v2_playbook_on_stats(self, stats):
+    def v2_playbook_on_stats(self, stats: Any) -> None:
         self._stopped.set()
 
-    def v2_runner_on_start(self, host, task):
+    def v2_runner_on_start(self, host: Any, task: Any) -> None:
         with self._lock:
             self._waiting[host.get_name()] = (task.get_name(), time.monotonic())
 
-    def _ended(self, result, **kwargs):
+    def v2_runner_on_ok(self, result: Any) -> None:
+        self._ended(result)
+
+    def v2_runner_on_failed(self, result: Any, ignore_errors: bool = False) -> None:
+        self._ended(result)
+
+    def v2_runner_on_skipped(self, result: Any) -> None:
+        self._ended(result)
+
+    def v2_runner_on_unreachable(self, result: Any) -> None:
+        self._ended(result)
+
+    def _ended(self, result: Any) -> None:
         with self._lock:
             self._waiting.pop(result._host.get_name(), None)
 
-    v2_runner_on_ok = v2_runner_on_failed = v2_runner_on_skipped = v2_runner_on_unreachable = _ended
-
-    def _beat(self):
-        interval = self.get_option("interval_seconds")
+    def _beat(self) -> None:
+        interval: float = self.get_option("interval_seconds")  # type: ignore[no-untyped-call]  # ansible-core has no types
         while not self._stopped.wait(interval):
             now = time.monotonic()
+            by_task: dict[str, tuple[float, list[str]]] = {}
             with self._lock:
-                late = {host: entry for host, entry in self._waiting.items() if now - entry[1] >= interval}
-            by_task = {}
-            for host, (task, begun) in late.items():
-                hosts, first = by_task.get(task, ([], begun))
-                by_task[task] = ([*hosts, host], min(first, begun))
-            for task, (hosts, begun) in by_task.items():
+                for host, (task, begun) in self._waiting.items():
+                    if now - begun >= interval:
+                        first, hosts = by_task.get(task, (begun, []))
+                        by_task[task] = (min(first, begun), [*hosts, host])
+            for task, (begun, hosts) in by_task.items():
                 self._display.display(heartbeat_line(task, now - begun, hosts))

@@ -202,6 +202,7 @@ findings:
 """
 
 import os
+from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -220,7 +221,7 @@ def fail(module: AnsibleModule, message: str, findings: list[dict[str, str]]) ->
     module.fail_json(msg=message, findings=findings)
 
 
-def read_settings(params: dict) -> weights_plan.Settings:
+def read_settings(params: dict[str, Any]) -> weights_plan.Settings:
     modes = {}
     for key in ("mode", "directory_mode"):
         try:

@@ -48,25 +48,23 @@ def test_streamed_chunks_arrive_one_by_one(endpoint):
     assert len({round(arrival, 3) for arrival in arrivals}) > len(arrivals) / 4
 
 
-def test_both_replicas_serve(endpoint, engines):
-    def served(engine) -> float:
-        metrics = engine.check_output(
-            "python3 -c \"import urllib.request; "
-            "print(urllib.request.urlopen('http://'+__import__('socket').gethostbyname(__import__('socket').gethostname())"
-            "+':8000/metrics').read().decode())\""
-        )
-        return sum(
-            float(line.split()[-1]) for line in metrics.splitlines() if line.startswith("vllm:request_success_total")
-        )
+def test_both_replicas_serve(endpoint, gateway, engine_addresses):
+    fetch = "import sys, urllib.request as u; sys.stdout.write(u.urlopen(sys.argv[1]).read().decode())"
 
-    before = [served(engine) for engine in engines]
+    def served(address: str) -> float:
+        # From the gateway: nobody else reaches an engine.
+        metrics = gateway.check_output("python3 -c %s %s", fetch, f"http://{address}:8000/metrics")
+        lines = [line for line in metrics.splitlines() if line.startswith("vllm:request_success_total")]
+        assert lines
+        return sum(float(line.split()[-1]) for line in lines)
 
     def ask(_number: int) -> None:
         endpoint.client().chat.completions.create(model=endpoint.model, messages=QUESTION, max_tokens=16)
 
+    before = [served(address) for address in engine_addresses]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(ask, range(12)))
-    after = [served(engine) for engine in engines]
+    after = [served(address) for address in engine_addresses]
     assert all(now > then for now, then in zip(after, before)), (before, after)
 
 
