@@ -168,3 +168,20 @@ def test_the_engine_is_told_to_stay_offline(engine):
     variables = engine.check_output("tr '\\0' '\\n' < /proc/%s/environ", environment["MainPID"]).splitlines()
     for wanted in ("HF_HUB_OFFLINE=1", "TRANSFORMERS_OFFLINE=1", "VLLM_NO_USAGE_STATS=1", "VLLM_MAX_N_SEQUENCES=16"):
         assert wanted in variables
+
+
+def test_the_engine_cannot_reach_out(engines, engine_addresses):
+    """A process among the engine's own gets no packet to another host, whatever a request makes it fetch."""
+    program = (
+        "import socket, sys\n"
+        "try: socket.create_connection((sys.argv[1], 22), timeout=3); print('connected')\n"
+        "except OSError as error: print(error)\n"
+    )
+    join = (
+        "tree=$(awk '$3 == \"cgroup2\" {print $2; exit}' /proc/mounts); "
+        f"echo $$ > $tree$(systemctl show --value --property=ControlGroup {UNIT})/cgroup.procs; "
+    )
+    stranger = engine_addresses[1]
+    ask = 'exec python3 -c "$1" "$2"'
+    assert engines[0].check_output("sh -c %s sh %s %s", ask, program, stranger) == "connected"
+    assert engines[0].check_output("sh -c %s sh %s %s", join + ask, program, stranger) == "timed out"
