@@ -13,6 +13,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import requests
 from openai import DefaultHttpxClient, OpenAI
 
 
@@ -277,6 +278,21 @@ def test_a_client_that_hangs_up_ends_its_generation(streaming, gateway):
     while hung_up() == before:
         assert time.monotonic() < deadline, "the engine goes on for nobody"
         time.sleep(0.2)
+
+
+def test_a_client_that_hangs_up_before_the_first_token_ends_its_request(address, ca_file, gateway):
+    with pytest.raises(requests.ReadTimeout):
+        requests.post(
+            f"https://{address}/v1/chat/completions",
+            json={"model": "org/Code-1", "messages": [], "sleep_seconds": 4},
+            headers={"Authorization": "Bearer sk-alpha"},
+            verify=ca_file,
+            timeout=(10, 0.5),
+        )
+    time.sleep(1)
+    log = gateway.file("/var/log/nginx/baremetal-llm.log").content_string.splitlines()
+    # nginx's status for a client that has gone; the request to the engine ended with it.
+    assert json.loads(log[-1])["status"] == "499"
 
 
 # --- Engines that fail
