@@ -106,11 +106,14 @@ def test_findings_of_a_source_that_serves_other_bytes(run, arguments, model):
     assert all(text in result["msg"] for text in ("demo/tiny", "merges.txt", finding["expected"], finding["actual"]))
 
 
-def test_a_source_that_was_passed_over_is_a_warning(run, arguments):
+def test_a_source_that_was_passed_over_is_a_warning(run, arguments, monkeypatch):
+    # What becomes of a warning depends on what else this process imported from ansible-core.
+    warnings = []
+    monkeypatch.setattr(model_weights.AnsibleModule, "warn", lambda self, text, **more: warnings.append(text))
     arguments["sources"].insert(0, {"type": "folder", "path": "/nonexistent"})
     result = run(model_weights, **arguments)
     assert result["changed"] is True
-    assert any("/nonexistent" in str(warning) for warning in result["warnings"])
+    assert any("/nonexistent" in warning for warning in warnings)
 
 
 @pytest.mark.parametrize(
