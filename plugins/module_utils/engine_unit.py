@@ -155,7 +155,7 @@ def ensure(runner: Runner, wanted: Wanted, check: bool, records: Path = RECORDS)
         if check:
             continue
         if verb == "daemon-reload":
-            code, _, errors = runner(["systemctl", "daemon-reload"])
+            code, dummy, errors = runner(["systemctl", "daemon-reload"])
             if code != 0:
                 raise UnitError(f"`systemctl daemon-reload` failed: {errors.strip()}")
             if properties(runner, wanted.unit).get("LoadState") != "loaded":

@@ -30,6 +30,7 @@ attributes:
   idempotent:
     support: full
   platform:
+    support: full
     platforms: Linux with systemd
 options:
   unit:

@@ -152,7 +152,7 @@ def main() -> None:
                 "default": ["models", "chat", "stream"],
             },
             "prompt": {"type": "str", "default": "Hello"},
-            "max_tokens": {"type": "int", "default": 8},
+            "max_tokens": {"type": "int", "default": 8, "no_log": False},
             "timeout_seconds": {"type": "float", "default": 60},
             "report_only": {"type": "bool", "default": False},
         },

@@ -49,7 +49,7 @@ def lock(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model": "demo/tiny",
         "revision": "a" * 40,
         "source": {},
-        "total_bytes": sum(size for _, size in files),
+        "total_bytes": sum(size for dummy, size in files),
         "files": [{"path": name, "size": size, "sha256": "b" * 64} for name, size in files],
     }
     path.write_text(yaml.safe_dump(content), encoding="utf-8")

@@ -118,7 +118,7 @@ class TestBadHostsAndBadSite:
         assert done.returncode != 0, done.stdout
         found = sections(done.stdout)
         assert {
-            host: {(variable, code) for variable, code, _ in entries} for host, entries in found.items()
+            host: {(variable, code) for variable, code, dummy in entries} for host, entries in found.items()
         } == EXPECTED
         count = sum(map(len, EXPECTED.values()))
         assert f"Preflight found {count} blockers, listed by host. Nothing was changed on any host." in done.stdout
@@ -132,7 +132,7 @@ class TestBadHostsAndBadSite:
 
     def test_messages_say_what_was_found_and_what_was_expected(self, run, bad_site):
         done = run("preflight", bad_site)
-        lines = {code: line for entries in sections(done.stdout).values() for _, code, line in entries}
+        lines = {code: line for entries in sections(done.stdout).values() for dummy, code, line in entries}
         for code, words in {
             "engine-unknown": ["'vlm'", "expected one of vllm", "Did you mean 'vllm'?"],
             "engine-version-unsafe": ["0.31.0", "expected 0.33.0 or newer", "GHSA-5r3c-5x4v-8gjh"],
@@ -145,7 +145,7 @@ class TestBadHostsAndBadSite:
         }.items():
             assert [word for word in words if word not in lines[code]] == [], code
         taken = [
-            line for entries in sections(done.stdout).values() for _, code, line in entries if code == "port-taken"
+            line for entries in sections(done.stdout).values() for dummy, code, line in entries if code == "port-taken"
         ]
         assert len(taken) == 2
         assert all("python3" in line and "of unit squatter.service" in line for line in taken)
@@ -160,7 +160,7 @@ def test_a_key_that_was_pasted_is_shown_nowhere(run, bad_site):
 def test_a_host_that_is_down_stops_all_hosts_and_is_named(run, site):
     done = run("site", site, more={"children": {"gpu_hosts": {"hosts": {"ghost": GHOST}}}})
     assert done.returncode != 0
-    assert {host: [code for _, code, _ in entries] for host, entries in sections(done.stdout).items()} == {
+    assert {host: [code for dummy, code, dummy in entries] for host, entries in sections(done.stdout).items()} == {
         "ghost": ["host-unreachable"]
     }
     assert len(re.findall(r"^PLAY \[", done.stdout, re.MULTILINE)) == 1
@@ -169,7 +169,9 @@ def test_a_host_that_is_down_stops_all_hosts_and_is_named(run, site):
 def test_an_accepted_advisory_is_no_blocker(run, site):
     site["vllm_version"] = "0.32.0"
     done = run("preflight", site)
-    assert [code for entries in sections(done.stdout).values() for _, code, _ in entries] == ["engine-version-unsafe"]
+    assert [code for entries in sections(done.stdout).values() for dummy, code, dummy in entries] == [
+        "engine-version-unsafe"
+    ]
     names = re.findall(r"(?:GHSA|CVE|PYSEC)-[\w-]+", done.stdout)
     site["vllm_accepted_advisories"] = sorted(set(names))
     done = run("preflight", site)

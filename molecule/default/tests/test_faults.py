@@ -92,7 +92,7 @@ def test_the_endpoint_serves_while_one_engine_is_gone(engine, endpoint):
     engine.check_output("kill -KILL %s", show(engine, "MainPID"))
     client = endpoint.client(max_retries=2)
     failures = []
-    for _ in range(10):
+    for dummy in range(10):
         try:
             client.chat.completions.create(
                 model=endpoint.model, messages=[{"role": "user", "content": "Hello"}], max_tokens=2

@@ -131,7 +131,7 @@ def test_other_methods_are_refused(ask, method):
 
 
 def test_the_model_chooses_the_deployment(ask):
-    assert {seen(ask(model="tiny"))["replica"] for _ in range(8)} == {"9001", "9002"}
+    assert {seen(ask(model="tiny"))["replica"] for dummy in range(8)} == {"9001", "9002"}
     assert seen(ask(model="org/Code-1"))["replica"] == "9003"
 
 
@@ -155,7 +155,7 @@ def test_body_without_a_model(ask, model):
 def test_deeply_nested_json(ask):
     """njs's own JSON parser gives up at 32 levels; JSON schemas of tools can be deeper."""
     schema: object = {"model": "nobody"}
-    for _ in range(40):
+    for dummy in range(40):
         schema = {"properties": [schema, '\\"}]', "é"]}
     assert seen(ask(model="org/Code-1", tools=[schema]))["replica"] == "9003"
     body = json.dumps({"tools": [schema], "mod\u0065l": "tiny"})
@@ -191,8 +191,8 @@ def test_health_needs_no_key_and_tells_nothing(ask):
 
 def test_rate_limit_of_one_tenant_is_not_that_of_another(ask):
     with ThreadPoolExecutor(8) as pool:
-        slow = [pool.submit(ask, key="sk-slow") for _ in range(20)]
-        other = [pool.submit(ask, key="sk-alpha") for _ in range(20)]
+        slow = [pool.submit(ask, key="sk-slow") for dummy in range(20)]
+        other = [pool.submit(ask, key="sk-alpha") for dummy in range(20)]
         slow_count = Counter(answer.result().status_code for answer in slow)
         assert {answer.result().status_code for answer in other} == {200}
     # One and a burst of four at once, then one a second.
@@ -205,8 +205,8 @@ def test_rate_limit_of_one_tenant_is_not_that_of_another(ask):
 
 def test_concurrent_requests_of_a_tenant(ask):
     with ThreadPoolExecutor(8) as pool:
-        narrow = [pool.submit(ask, key="sk-narrow", sleep_seconds=2) for _ in range(6)]
-        other = [pool.submit(ask, key="sk-alpha", sleep_seconds=1) for _ in range(6)]
+        narrow = [pool.submit(ask, key="sk-narrow", sleep_seconds=2) for dummy in range(6)]
+        other = [pool.submit(ask, key="sk-alpha", sleep_seconds=1) for dummy in range(6)]
         assert Counter(answer.result().status_code for answer in narrow) == {200: 2, 429: 4}
         assert {answer.result().status_code for answer in other} == {200}
     assert ask(key="sk-narrow").status_code == 200, "the connections are given back"
@@ -253,7 +253,7 @@ def test_chunks_arrive_one_by_one(streaming):
 def test_a_reload_cuts_no_stream(streaming, gateway, ask):
     with streaming(chunks=20) as answer:
         lines = answer.iter_lines(chunk_size=1)
-        begun = [line for line in (next(lines) for _ in range(6)) if line]
+        begun = [line for line in (next(lines) for dummy in range(6)) if line]
         workers = gateway.check_output("pgrep -f 'nginx: worker process$'")
         gateway.check_output("systemctl reload nginx")
         rest = [line for line in lines if line]
@@ -319,7 +319,7 @@ def test_an_engine_that_does_not_answer(ask):
 def test_a_replica_that_is_down_is_not_noticed_by_clients(ask, gateway):
     gateway.check_output("systemctl stop fake-engine@9001")
     try:
-        assert {seen(ask())["replica"] for _ in range(20)} == {"9002"}
+        assert {seen(ask())["replica"] for dummy in range(20)} == {"9002"}
         gateway.check_output("systemctl stop fake-engine@9002")
         assert_error(ask(), 502, "engine_unreachable")
     finally:

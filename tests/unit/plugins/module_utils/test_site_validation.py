@@ -811,7 +811,7 @@ def test_all_mistakes_are_found_in_one_go():
 
 
 def test_no_finding_shows_a_secret():
-    for case, (spoil, *_) in CASES.items():
+    for case, (spoil, *dummy) in CASES.items():
         site = good()
         spoil(site)
         text = report(findings(site))
@@ -905,7 +905,7 @@ def codes_in_source():
 
 
 def test_every_code_is_tested():
-    tested = {code for _, code, *_ in CASES.values() if isinstance(code, str)}
+    tested = {code for dummy, code, *dummy in CASES.values() if isinstance(code, str)}
     assert codes_in_source() == tested
 
 

@@ -34,7 +34,7 @@ def read_configuration(path: str) -> dict[str, Any]:
         if text.startswith("- "):
             found[key] = [*(found[key] or []), text[2:].strip("'\"")]
             continue
-        key, _, value = text.partition(":")
+        key, dummy, value = text.partition(":")
         found[key] = value.strip().strip("'\"") or None
     return found
 
