@@ -11,7 +11,7 @@ import openai
 import pytest
 
 UNIT = "vllm@chat.service"
-# Three looks, 15 s apart, the last of which may wait for its completion; then a start with its own completion.
+# With the defaults a hung engine process takes three looks of 15 + 120 s; then a start with its own completion.
 DEADLINE_SECONDS = 600
 
 
@@ -27,10 +27,8 @@ def show(host, name: str) -> str:
 
 def processes(host) -> dict[str, str]:
     """The engine's two kinds of process: the server, and the one that computes."""
-    return {
-        "server": show(host, "MainPID"),
-        "core": host.check_output("pgrep --oldest --full --uid vllm VLLM::EngineCore"),
-    }
+    server = show(host, "MainPID")
+    return {"server": server, "core": host.check_output("pgrep --parent %s --full VLLM::EngineCore", server)}
 
 
 def completion(host) -> bool:
