@@ -68,7 +68,6 @@ class Engine:
         started = time.monotonic()
         with self.counts_lock:
             self.running += 1
-            self.prompt_tokens += len(words)
         try:
             for number, word in enumerate((words * (limit // max(len(words), 1) + 1))[:limit]):
                 if self.token_seconds:
@@ -82,6 +81,8 @@ class Engine:
                 with self.counts_lock:
                     self.generation_tokens += 1
                     if number == 0:
+                        # Like the real one, after the prefill: a request that hangs moves no counter.
+                        self.prompt_tokens += len(words)
                         self.first_token_seconds.append(time.monotonic() - started)
                 yield token + " "
             with self.counts_lock:
