@@ -9,7 +9,7 @@ import os
 import ssl
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -23,10 +23,23 @@ GENERATED = yaml.safe_load((INVENTORY / "group_vars/all/generated.yml").read_tex
 STATE = Path(GENERATED["demo_state"])
 sys.path.insert(0, str(ROOT / "tools"))
 os.environ["ANSIBLE_CONFIG"] = str(ROOT / "ansible.cfg")
+# testinfra calls ansible-inventory by its name.
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
+ADDRESSES = {
+    name: f"{GENERATED['demo_network_prefix']}.{last}"
+    for name, last in {"engine-1": 11, "engine-2": 12, "gateway-1": 13}.items()
+}
 
 
 def host(name: str) -> testinfra.host.Host:
-    return testinfra.get_host(f"ansible://{name}", ansible_inventory=str(INVENTORY), sudo=True)
+    return testinfra.get_host(
+        f"ssh://ops@{ADDRESSES[name]}",
+        sudo=True,
+        ssh_identity_file=str(STATE / "ssh/id_ed25519"),
+        ssh_extra_args=f"-o UserKnownHostsFile={STATE / 'ssh/known_hosts'} -o StrictHostKeyChecking=yes",
+    )
 
 
 @dataclass(frozen=True)
@@ -35,7 +48,7 @@ class Endpoint:
 
     base_url: str
     ca_file: str
-    api_key: str
+    api_key: str = field(repr=False)
     model: str
 
     def client(self, api_key: str | None = None, max_retries: int = 0, timeout: float = 60) -> OpenAI:
@@ -57,7 +70,7 @@ def engines() -> list[testinfra.host.Host]:
 
 @pytest.fixture(scope="session")
 def engine_addresses() -> list[str]:
-    return [f"{GENERATED['demo_network_prefix']}.{last}" for last in (11, 12)]
+    return [ADDRESSES["engine-1"], ADDRESSES["engine-2"]]
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +81,7 @@ def gateway() -> testinfra.host.Host:
 @pytest.fixture(scope="session")
 def endpoint() -> Endpoint:
     return Endpoint(
-        base_url=f"https://{GENERATED['demo_network_prefix']}.13/v1",
+        base_url=f"https://{ADDRESSES['gateway-1']}/v1",
         ca_file=str(STATE / "ca.crt"),
         api_key=(STATE / "secrets/tenant_api_key").read_text(encoding="utf-8"),
         model="tiny",

@@ -43,9 +43,10 @@ def test_streamed_chunks_arrive_one_by_one(endpoint):
     arrivals = [time.monotonic() - begun for chunk in stream if chunk.choices]
     # A token whose bytes are not whole characters yet brings no chunk, so fewer chunks than tokens are right.
     assert len(arrivals) > tokens / 4
-    # Held back until the end, all would arrive together.
-    assert arrivals[0] < arrivals[-1] / 2, f"first after {arrivals[0]:.3f} s, last after {arrivals[-1]:.3f} s"
-    assert len({round(arrival, 3) for arrival in arrivals}) > len(arrivals) / 4
+    # Held back, they would arrive together, at the end or in a few heaps with long gaps between them.
+    gaps = [later - earlier for earlier, later in zip([0.0, *arrivals], arrivals)]
+    assert max(gaps) < arrivals[-1] / 2, f"{len(arrivals)} chunks in {arrivals[-1]:.3f} s, a gap of {max(gaps):.3f} s"
+    assert len({round(arrival, 3) for arrival in arrivals}) > 10
 
 
 def test_both_replicas_serve(endpoint, gateway, engine_addresses):
