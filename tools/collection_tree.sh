@@ -21,7 +21,7 @@ list_files() {
     git ls-files -z --cached --others --exclude-standard
   else
     # A release tarball has no git: everything that the project does not make for itself.
-    find . \( -name .cache -o -name .venv -o -name .demo -o -name __pycache__ \) -prune -o \( -type f -o -type l \) -printf '%P\0'
+    find . \( -name .cache -o -name .venv -o -name __pycache__ \) -prune -o \( -type f -o -type l \) -printf '%P\0'
   fi
 }
 
