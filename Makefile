@@ -6,6 +6,7 @@ SHELL := bash
 
 BIN := .venv/bin
 MODEL := demo/tiny
+FIND_LINKS :=
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # Molecule frames and colours what it runs; a log is read as text.
 export MOLECULE_COMMAND_BORDERS := 0
@@ -30,6 +31,7 @@ check: setup ## format, lint, types, unit tests: under two minutes
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/yamllint --strict .
+	$(BIN)/antsibull-changelog lint
 	$(BIN)/python tools/check_argument_specs.py
 	$(BIN)/pytest -q tests/unit
 
@@ -65,8 +67,8 @@ benchmark: ## what a run of site.yml costs, with 1, 2, 4 and 8 engine hosts
 clean: demo-down ## remove everything the project made, the tool environments too
 	rm -rf .cache .venv
 
-locks: setup ## make the hashed requirements files anew from requirements/*.in
-	tools/locks.sh
+locks: setup ## make the hashed requirements files anew from requirements/*.in (FIND_LINKS: folder with the CPU torch wheel)
+	$(BIN)/python tools/make_locks.py --find-links "$(FIND_LINKS)"
 
 build: setup ## the collection's tarball, in .cache/build
 	$(BIN)/ansible-galaxy collection build --force --output-path .cache/build .

@@ -59,7 +59,11 @@ mkdir -p .cache/collections/ansible_collections/baremetal
 ln -sfn ../../../.. .cache/collections/ansible_collections/baremetal/llm
 
 # pyenv keeps its Pythons where uv does not look.
-python() { ls -d "$HOME/.pyenv/versions/$1".*/bin/python 2>/dev/null | sort -V | tail -n 1 | grep . || echo "$1"; }
+python() {
+  local found
+  found=$(find "$HOME/.pyenv/versions" -maxdepth 1 -name "$1.*" 2>/dev/null | sort -V | tail -n 1 || true)
+  if [ -n "$found" ]; then echo "$found/bin/python"; else echo "$1"; fi
+}
 if [[ " $* " == *" newest-core "* ]]; then
   environment .cache/core-2.21 requirements/core-2.21.txt "$(python 3.13)"
 fi
