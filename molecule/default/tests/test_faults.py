@@ -11,13 +11,17 @@ import openai
 import pytest
 
 UNIT = "vllm@chat.service"
-# With the defaults a hung engine process takes three looks of 15 + 120 s; then a start with its own completion.
-DEADLINE_SECONDS = 600
+# The demo's watchdog looks three times, each 5 + 20 s, before it kills; then a start with its own completion.
+DEADLINE_SECONDS = 300
 
 
 @pytest.fixture
 def engine(engines):
-    """One engine; the other one goes on serving and is none of the test's business."""
+    """One engine; the other one goes on serving and is none of the test's business.
+
+    Five starts in half an hour are the limit, which is right in production and less than this file makes.
+    """
+    engines[0].check_output("systemctl reset-failed %s", UNIT)
     return engines[0]
 
 
@@ -57,6 +61,8 @@ def wait_for(host, invocation: str) -> float:
             and completion(host)
         ):
             return time.monotonic() - begun
+        if show(host, "ActiveState") == "failed":
+            break
         time.sleep(2)
     journal = host.run("journalctl --no-pager --lines 60 --unit 'vllm*'").stdout
     pytest.fail(f"{UNIT} is {show(host, 'ActiveState')} {DEADLINE_SECONDS} s later:\n{journal}")
