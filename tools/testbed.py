@@ -239,7 +239,8 @@ class Bed:
         for name in podman("images", "--quiet", "--filter", f"label={LABEL}=image").split():
             podman("rmi", "--force", name)
         podman("volume", "rm", "--force", UV_CACHE_VOLUME, check=False)
-        shutil.rmtree(SHARE, ignore_errors=True)
+        for folder in (SHARE, CACHE / "testbed"):
+            shutil.rmtree(folder, ignore_errors=True)
         (CACHE / "containers.conf").unlink(missing_ok=True)
 
 

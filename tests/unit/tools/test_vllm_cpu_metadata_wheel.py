@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[3]
 def test_the_wheel_is_the_one_in_the_lock(tmp_path: Path) -> None:
     subprocess.run([sys.executable, str(ROOT / "tools/vllm_cpu_metadata_wheel.py"), str(tmp_path)], check=True)
     (wheel,) = tmp_path.iterdir()
-    lock = (ROOT / "inventories/demo/files/vllm-cpu-0.32.0-py311.txt").read_text(encoding="utf-8")
+    lock = (ROOT / "inventories/demo/vllm-cpu-0.32.0-py311.txt").read_text(encoding="utf-8")
     assert f"vllm==0.32.0+cpu \\\n    --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n" in lock
     with zipfile.ZipFile(wheel) as archive:
         assert archive.testzip() is None
@@ -27,7 +27,7 @@ def test_the_wheel_is_the_one_in_the_lock(tmp_path: Path) -> None:
 
 def test_every_lock_has_a_hash_for_every_package() -> None:
     for lock in (
-        ROOT / "inventories/demo/files/vllm-cpu-0.32.0-py311.txt",
+        ROOT / "inventories/demo/vllm-cpu-0.32.0-py311.txt",
         ROOT / "roles/vllm/files/requirements/vllm-0.33.0.txt",
     ):
         entries = lock.read_text(encoding="utf-8").replace("\\\n", "").splitlines()
