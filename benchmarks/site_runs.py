@@ -37,6 +37,7 @@ from testbed import SHARE, Bed  # noqa: E402
 
 BED = Bed("benchmark")
 FAKE_VERSION = "0.33.0"
+BOOKS = ("preflight", "provision", "weights", "serve", "verify")
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,12 @@ def make_inventory(engine_hosts: int) -> Path:
     return inventory
 
 
-def per_host(run: Run, engine_hosts: int) -> float:
-    return run.seconds / (engine_hosts + 1)
+def row(label: str, run: Run, cpu_seconds: float) -> list[str]:
+    """Return one row of the table."""
+    books = [f"{run.by_playbook.get(book, 0):.1f}" for book in BOOKS]
+    per_host = run.seconds / len(run.tasks)
+    tasks = [str(run.tasks[host]) for host in ("engine-1", "gateway-1")]
+    return [label, *books, f"{run.seconds:.1f}", f"{per_host:.1f}", f"{cpu_seconds:.1f}", *tasks]
 
 
 def table(title: list[str], rows: list[list[str]]) -> None:
@@ -154,49 +159,25 @@ def main() -> None:
     parser.add_argument("--hosts", default="1,2,4,8", help="numbers of engine hosts, ascending (default: %(default)s)")
     parser.add_argument("--repeat", type=int, default=3, help="no-change runs of each; the median counts (%(default)s)")
     arguments = parser.parse_args()
-    rows, first = [], None
-    books = ["preflight", "provision", "weights", "serve", "verify"]
+    rows: list[list[str]] = []
     BED.down()
     try:
         for engine_hosts in [int(number) for number in arguments.hosts.split(",")]:
             inventory = make_inventory(engine_hosts)
-            converged = run_site(inventory)
-            first = first or converged
+            first = run_site(inventory)
+            if not rows:
+                rows.append(row(f"first, {engine_hosts} + 1", first, first.cpu_seconds))
             runs = [run_site(inventory) for _ in range(arguments.repeat)]
             if any(run.changed for run in runs):
                 sys.exit(f"a run that should change nothing changed something ({engine_hosts} engine hosts)")
-            run = sorted(runs, key=lambda each: each.seconds)[len(runs) // 2]
-            cpu = statistics.median(each.cpu_seconds for each in runs)
-            rows.append(
-                [
-                    f"no change, {engine_hosts} + 1",
-                    *(f"{run.by_playbook.get(book, 0):.1f}" for book in books),
-                    f"{run.seconds:.1f}",
-                    f"{run.seconds / (engine_hosts + 1):.1f}",
-                    f"{cpu:.1f}",
-                    str(run.tasks["engine-1"]),
-                    str(run.tasks["gateway-1"]),
-                ]
-            )
+            median = sorted(runs, key=lambda each: each.seconds)[len(runs) // 2]
+            cpu_seconds = statistics.median(each.cpu_seconds for each in runs)
+            rows.append(row(f"no change, {engine_hosts} + 1", median, cpu_seconds))
     finally:
         BED.down()
-    columns = ["run, engine hosts + gateway", *(f"{book} s" for book in books)]
-    columns += ["all s", "s per host", "controller CPU s", "tasks per engine host", "tasks per gateway"]
-    if first:
-        engine_hosts = int(arguments.hosts.split(",", maxsplit=1)[0])
-        rows.insert(
-            0,
-            [
-                f"first, {engine_hosts} + 1",
-                *(f"{first.by_playbook.get(book, 0):.1f}" for book in books),
-                f"{first.seconds:.1f}",
-                f"{first.seconds / (engine_hosts + 1):.1f}",
-                f"{first.cpu_seconds:.1f}",
-                str(first.tasks["engine-1"]),
-                str(first.tasks["gateway-1"]),
-            ],
-        )
-    table(columns, rows)
+    books = [f"{book} s" for book in BOOKS]
+    tail = ["all s", "s per host", "controller CPU s", "tasks per engine host", "tasks per gateway"]
+    table(["run, engine hosts + gateway", *books, *tail], rows)
 
 
 if __name__ == "__main__":
