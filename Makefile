@@ -44,8 +44,10 @@ unit-oldest: ## unit tests of what runs on hosts, under the oldest Python that h
 lint: setup ## ansible-lint, production profile
 	$(BIN)/ansible-lint --strict
 
-sanity: setup ## ansible-test sanity
+sanity: ## ansible-test sanity, of the oldest and of the newest ansible-core
+	@tools/setup.sh newest-core
 	tools/sanity.sh
+	TOOLS=.cache/core-2.21 tools/sanity.sh
 
 # The default scenario runs on the oldest ansible-core that is supported, the installed collection on the newest.
 molecule: ## every scenario, on throwaway hosts
