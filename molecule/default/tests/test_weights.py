@@ -1,0 +1,65 @@
+# Copyright (c) 2026, baremetal.llm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Weights on real hosts: what is served was verified, and bad bytes never replace it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import yaml
+from make_tiny_model import make
+from testbed import SHARE
+
+REVISIONS = "/srv/models/demo/tiny"
+
+
+@pytest.fixture
+def next_model(tmp_path, run_playbook):
+    """A second revision of the model, locked, with one byte flipped after that; as extra variables for a run."""
+    folder = SHARE / "models/tiny-next"
+    make(folder, seed=1)
+    model = {
+        "name": "tiny",
+        "lock": str(tmp_path / "tiny.yml"),
+        "lock_from": {"type": "folder", "path": str(folder), "model": "demo/tiny"},
+        "sources": [{"type": "folder", "path": "/mnt/share/models/tiny-next"}],
+    }
+    variables = json.dumps({"llm_models": [model]})
+    locked = run_playbook("lock", "--extra-vars", variables)
+    assert locked.returncode == 0, locked.stdout
+    weights = folder / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    revision = yaml.safe_load((tmp_path / "tiny.yml").read_text(encoding="utf-8"))["revision"]
+    yield variables, revision
+    shutil.rmtree(folder)
+
+
+def test_published_files_belong_to_root_and_cannot_be_written_by_the_engine(engines):
+    for engine in engines:
+        assert engine.run("find %s -type f -not -name .baremetal-llm.json -not -perm 0644", REVISIONS).stdout == ""
+        assert engine.run("find %s -not -user root", REVISIONS).stdout == ""
+
+
+def test_bytes_that_are_not_in_the_lock_are_refused_and_the_old_revision_stays_in_service(
+    next_model, run_playbook, engines, endpoint
+):
+    variables, revision = next_model
+    before = [engine.check_output("ls %s", REVISIONS) for engine in engines]
+    configurations = [engine.check_output("cat /etc/baremetal-llm/vllm/chat.yaml") for engine in engines]
+    done = run_playbook("site", "--extra-vars", variables)
+    assert done.returncode != 0
+    assert "model.safetensors" in done.stdout
+    assert "SHA-256" in done.stdout
+    for engine in ("engine-1", "engine-2"):
+        assert f"fatal: [{engine}]" in done.stdout or f"failed: [{engine}]" in done.stdout
+    assert "changed=0" in done.stdout.split("PLAY RECAP", maxsplit=1)[1]
+    assert [engine.check_output("ls %s", REVISIONS) for engine in engines] == before
+    assert all(revision not in names for names in before)
+    assert [engine.check_output("cat /etc/baremetal-llm/vllm/chat.yaml") for engine in engines] == configurations
+    answer = endpoint.client().completions.create(model=endpoint.model, prompt="Once", max_tokens=2)
+    assert answer.choices
