@@ -162,7 +162,7 @@ class Bed:
     def up(self, hosts: Sequence[str]) -> dict[str, str]:
         """Make the hosts that are missing, start those that are stopped, and return their addresses."""
         if not self.private_key.exists():
-            self.down()  # hosts of another checkout, whose keys are not here
+            self.remove_hosts()  # of another checkout, whose keys are not here
         base = image()
         if podman("network", "ls", "--quiet", "--filter", f"name=^{self.network}$") == "":
             podman("network", "create", "--label", f"{LABEL}={self.name}", self.network)
@@ -220,14 +220,18 @@ class Bed:
             lines.append(f"{address} {key[0]} {key[1]}\n")
         self.known_hosts.write_text("".join(lines), encoding="utf-8")
 
-    def down(self) -> None:
-        """Remove the bed's hosts, network and state; with the last bed, also what all beds share."""
+    def remove_hosts(self) -> None:
+        """Remove the bed's containers and its network."""
         for container in self.containers():
             podman("rm", "--force", "--time", "2", container)
         for network in podman(
             "network", "ls", "--filter", f"label={LABEL}={self.name}", "--format", "{{.Name}}"
         ).split():
             podman("network", "rm", "--force", network)
+
+    def down(self) -> None:
+        """Remove the bed's hosts, network and state."""
+        self.remove_hosts()
         shutil.rmtree(self.state, ignore_errors=True)
 
     @staticmethod
