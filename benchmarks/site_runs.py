@@ -148,24 +148,21 @@ def row(label: str, run: Run, cpu_seconds: float) -> list[str]:
     return [label, *books, f"{run.seconds:.1f}", f"{per_host:.1f}", f"{cpu_seconds:.1f}", *tasks]
 
 
-def table(title: list[str], rows: list[list[str]]) -> None:
-    for row in (title, ["---"] * len(title), *rows):
-        print("| " + " | ".join(row) + " |", flush=True)
-    print()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", maxsplit=1)[0])
     parser.add_argument("--hosts", default="1,2,4,8", help="numbers of engine hosts, ascending (default: %(default)s)")
     parser.add_argument("--repeat", type=int, default=3, help="no-change runs of each; the median counts (%(default)s)")
     arguments = parser.parse_args()
-    rows: list[list[str]] = []
+    books = [f"{book} s" for book in BOOKS]
+    tail = ["all s", "s per host", "controller CPU s", "tasks per engine host", "tasks per gateway"]
+    title = ["run, engine hosts + gateway", *books, *tail]
+    rows = [title, ["---"] * len(title)]
     BED.down()
     try:
-        for engine_hosts in [int(number) for number in arguments.hosts.split(",")]:
+        for number, engine_hosts in enumerate(int(text) for text in arguments.hosts.split(",")):
             inventory = make_inventory(engine_hosts)
             first = run_site(inventory)
-            if not rows:
+            if number == 0:
                 rows.append(row(f"first, {engine_hosts} + 1", first, first.cpu_seconds))
             runs = [run_site(inventory) for _ in range(arguments.repeat)]
             if any(run.changed for run in runs):
@@ -175,9 +172,8 @@ def main() -> None:
             rows.append(row(f"no change, {engine_hosts} + 1", median, cpu_seconds))
     finally:
         BED.down()
-    books = [f"{book} s" for book in BOOKS]
-    tail = ["all s", "s per host", "controller CPU s", "tasks per engine host", "tasks per gateway"]
-    table(["run, engine hosts + gateway", *books, *tail], rows)
+        # Also what was measured before an interruption.
+        print("\n".join("| " + " | ".join(cells) + " |" for cells in rows))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import json
 import os
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -208,6 +209,23 @@ class Bed:
                 return
             time.sleep(0.5)
         raise BedError(f"systemd on host {host} is not up after {seconds} s: see `podman logs {self.container(host)}`")
+
+    def restart(self, host: str, seconds: int = 120) -> None:
+        """Restart a host as a reboot does: every process dies, systemd starts anew. Returns when SSH answers again."""
+        podman("restart", "--time", "20", self.container(host))
+        self._wait(host)
+        described = json.loads(podman("inspect", self.container(host)))[0]
+        address = described["NetworkSettings"]["Networks"][self.network]["IPAddress"]
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                # Its network card is a new one: neighbours need a moment to learn that.
+                socket.create_connection((address, 22), timeout=2).close()
+                return
+            except OSError as error:
+                if time.monotonic() > deadline:
+                    raise BedError(f"host {host} does not answer SSH {seconds} s after its restart: {error}") from error
+                time.sleep(0.5)
 
     def _admit(self, host: str) -> None:
         public_key = self.private_key.with_suffix(".pub").read_text(encoding="utf-8")

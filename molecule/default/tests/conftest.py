@@ -96,13 +96,10 @@ def secrets() -> dict[str, str]:
 
 @pytest.fixture
 def restart_host():
-    """Return a function that restarts a host as a reboot does: every process dies, systemd starts anew."""
-    from testbed import Bed, podman
+    """Return a function that restarts a host as a reboot does."""
+    from testbed import Bed
 
-    def restart(name: str) -> None:
-        podman("restart", "--time", "20", Bed("test").container(name))
-
-    return restart
+    return Bed("test").restart
 
 
 @pytest.fixture(scope="session")
