@@ -57,7 +57,8 @@ molecule: ## every scenario, on throwaway hosts
 
 scenario-%: ## one scenario, for example scenario-gateway
 	@tools/setup.sh hosts
-	$(BIN)/molecule test --scenario-name $*
+	# Molecule's own place for what it remembers is shared by all checkouts whose folder has the same name.
+	MOLECULE_EPHEMERAL_DIRECTORY=$(CURDIR)/.cache/molecule/$* $(BIN)/molecule test --scenario-name $*
 
 test: check unit-oldest lint sanity molecule ## everything that must hold
 	@echo "==> Everything holds"
