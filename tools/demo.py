@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import secrets
 import shlex
@@ -23,6 +24,9 @@ from pathlib import Path
 
 import make_tiny_model
 from testbed import CACHE, ROOT, SHARE, Bed, BedError, say
+
+MACHINE_CERTIFICATES = Path("/usr/local/share/ca-certificates")
+"""CAs that this machine trusts beside its distribution's; a network that re-signs TLS needs them on the hosts too."""
 
 INVENTORY = ROOT / "inventories" / "demo"
 TINY = "demo/tiny"
@@ -114,13 +118,15 @@ def write_generated(bed: Bed, inventory: Path, model: str) -> None:
     else:
         lock_from = f"{{type: hub, model: {model}, revision: main}}"
         sources = "[{type: hub}]"
+    certificates = sorted(str(path) for path in MACHINE_CERTIFICATES.rglob("*.crt"))
     (inventory / "group_vars/all/generated.yml").write_text(
         "---\n# Written by tools/demo.py; not a file to edit or to commit.\n"
         f"demo_network_prefix: {bed.network_prefix()}\n"
         f"demo_state: {bed.state}\n"
         f"demo_model: {model}\n"
         f"demo_lock_from: {lock_from}\n"
-        f"demo_sources: {sources}\n",
+        f"demo_sources: {sources}\n"
+        f"demo_extra_ca_certificates: {json.dumps(certificates)}\n",
         encoding="utf-8",
     )
 
