@@ -180,12 +180,14 @@ class Nvml(TypedDict):
     """The driver's management library, as loaded by the module."""
 
     # '' if everything is well, else the name of the error of NVML's start, for example LIBRARY_NOT_FOUND,
-    # DRIVER_NOT_LOADED, LIB_RM_VERSION_MISMATCH.
+    # DRIVER_NOT_LOADED, LIB_RM_VERSION_MISMATCH. BINDING_NOT_FOUND: this host has no nvidia-ml-py.
     error: str
     # Of the binding (nvidia-ml-py) itself; `None` where it is not installed.
     binding_version: str | None
+    # As the library on disk says it, also while the driver does not answer. NVML puts the major version of its CUDA
+    # before the driver's: `13.580.178.04`.
     library_version: str | None
-    # The driver's version as the loaded library says it.
+    # The driver's version as the loaded library says it, `580.178.04`.
     driver_version: str | None
     # The newest CUDA that this driver runs, `13.0`.
     cuda_version: str | None
@@ -295,7 +297,10 @@ class Platform(TypedDict):
     infiniband_modules: list[str]
     # none, nvswitch (to Hopper), nvlink5 (Blackwell HGX), nvlink5_multinode (GB200, GB300).
     fabric_generation: str
+    # Whether the host installs upgrades by itself; `None` if it has no apt.
     automatic_upgrades: bool | None
+    # What told which kernel boots next: grub, systemd-boot, link (/vmlinuz); '' if nothing did.
+    next_boot_rule: str
 
 
 class HostFacts(TypedDict):
