@@ -151,7 +151,7 @@ def test_every_description_says_what_it_stands_in_for(fake: ModuleType, name: st
 
 @pytest.mark.parametrize("name", DESCRIPTIONS)
 def test_relations_inside_a_description_can_be_met(fake: ModuleType, name: str) -> None:
-    """Every package named with an exact version is there at that version; other names are there or known to be elsewhere."""
+    """A package named with an exact version is there at that version; other names are there or in the distribution."""
     made = fake.packages(fake.load(name))
     versions = {(package.name, package.version) for package in made}
     provided = {
