@@ -99,7 +99,7 @@ class System:
         """Run a command in the C locale, with nothing to read. It never raises."""
         environment = {**os.environ, "LC_ALL": "C", "LANGUAGE": "C", "PATH": _PATH}
         try:
-            done = subprocess.run(
+            done = subprocess.run(  # pylint: disable=ansible-bad-function
                 list(argv),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
