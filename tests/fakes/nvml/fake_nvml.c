@@ -8,6 +8,7 @@
  * nvidia-ml-py passes. What the description does not hold is NVML_ERROR_NOT_SUPPORTED.
  *
  * Every entry point asks for errors first, in this order:
+ *     error.nvmlInit                            for the start, which nothing else of these stops
  *     error.<function>, error.*                 for all GPUs and for functions of the system
  *     gpu.<n>.error.<function>, gpu.<n>.error.* for one GPU (`handle` stands for every way to get its handle)
  */
@@ -320,14 +321,14 @@ static nvml_return give_long(const char *value, unsigned long long *result)
 
 EXPORT nvml_return nvmlInitWithFlags(unsigned int flags)
 {
+    const char *value;
     nvml_return error;
 
     (void)flags;
     if (!initialized && !read_description())
         return UNKNOWN;
-    error = system_error("nvmlInit");
-    if (error == SUCCESS)
-        error = system_error(__func__);
+    value = lookup("error.nvmlInit");
+    error = value ? (nvml_return)number(value) : SUCCESS;
     if (error == SUCCESS)
         initialized++;
     return error;
@@ -1189,11 +1190,16 @@ EXPORT nvml_return nvmlDeviceGetNvLinkErrorCounter(const struct device *device, 
                                                    unsigned int counter, unsigned long long *result)
 {
     static const char *const names[] = {"replay", "recovery", "crc_flit", "crc_data", "ecc_data"};
+    const char *architecture;
     const char *value;
 
     ENTER_LINK(device, link);
     if (counter >= sizeof names / sizeof names[0])
         return INVALID_ARGUMENT;
+    /* Blackwell (10) and later no longer have these counters. */
+    architecture = of(device, "architecture");
+    if (architecture != NULL && number(architecture) >= 10)
+        return NOT_SUPPORTED;
     value = of(device, "nvlinks.%u.%s_errors", link, names[counter]);
     return give_long(value ? value : "0", result);
 }

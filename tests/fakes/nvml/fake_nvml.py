@@ -10,8 +10,8 @@
     fake_nvml.write(description, path)
     subprocess.run([...], env={**os.environ, **fake_nvml.environment(path)})
 
-A description is a nested mapping of what NVML would say, with names in place of NVML's numbers. Every key that may occur
-stands in `KEYS`; a key that is missing or `None` makes NVML say NOT_SUPPORTED, an unknown one is an error.
+A description is a nested mapping of what NVML would say, with names in place of NVML's numbers. Every key that may
+occur stands in `KEYS`; a key that is missing or `None` makes NVML say NOT_SUPPORTED, an unknown one is an error.
 
 usage: fake_nvml.py MACHINE FOLDER    writes the flat description there and prints the environment to use it with
 """
@@ -29,7 +29,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any
 
 import yaml
 
@@ -199,15 +199,15 @@ def one_of(names: Mapping[str, int]) -> Convert:
     return convert
 
 
-def event_reasons(value: Union[int, Sequence[str]]) -> str:
+def event_reasons(value: int | Sequence[str]) -> str:
     """The mask of a list of reasons."""
     if isinstance(value, int):
         return str(value)
     return str(sum(int(one_of(EVENT_REASONS)(name)) for name in value))
 
 
-def health_mask(value: Union[int, Mapping[str, Any]]) -> str:
-    """The mask of a fabric's health: true is a problem (or a partition), false is none, what is missing is not known."""
+def health_mask(value: int | Mapping[str, Any]) -> str:
+    """The mask of a fabric's health: true is a problem (or a partition), false is none, missing is not known."""
     if isinstance(value, int):
         return str(value)
     mask = 0
@@ -464,30 +464,26 @@ def machines() -> list[str]:
     return sorted(path.stem for path in DESCRIPTIONS.glob("*.yml"))
 
 
-def _matches(pattern: str, path: str) -> bool:
-    wanted, given = pattern.split("."), path.split(".")
-    return len(wanted) == len(given) and all(want in ("*", have) for want, have in zip(wanted, given))
+def _generic(path: str) -> str:
+    """The path with `*` for every position in a list and every pair of GPUs."""
+    return ".".join("*" if part.replace("-", "").isdigit() else part for part in path.split("."))
 
 
-_PATTERNS: dict[int, list[str]] = {}
-for _pattern in KEYS:
-    _PATTERNS.setdefault(_pattern.count("."), []).append(_pattern)
-
-
-def _pattern_of(path: str) -> Optional[str]:
-    # An exact name before one with a wildcard.
-    if path in KEYS:
-        return path
-    found = [pattern for pattern in _PATTERNS.get(path.count("."), []) if _matches(pattern, path)]
-    return min(found, key=lambda pattern: pattern.count("*")) if found else None
+def _pattern_of(path: str) -> str | None:
+    """The key in `KEYS` that a path is an instance of; names of functions and numbers of processes are free."""
+    generic = _generic(path)
+    if generic in KEYS:
+        return generic
+    free = generic.rpartition(".")[0] + ".*"
+    return free if free in KEYS and free.split(".")[-2] in ("error", "process_name") else None
 
 
 def _leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
-    generic = ".".join("*" if part.isdigit() else part for part in path.split("."))
-    if isinstance(value, dict) and generic not in _WHOLE:
+    whole = _generic(path) in _WHOLE
+    if isinstance(value, dict) and not whole:
         for key, part in value.items():
             yield from _leaves(part, f"{path}.{key}" if path else str(key))
-    elif isinstance(value, list) and generic not in _WHOLE:
+    elif isinstance(value, list) and not whole:
         for index, part in enumerate(value):
             yield from _leaves(part, f"{path}.{index}")
     elif value is not None:
@@ -513,8 +509,7 @@ def flatten(description: Mapping[str, Any]) -> dict[str, str]:
     for path, value in _leaves({**description, "driver": driver, "absent": absent_functions(description)}, ""):
         pattern = _pattern_of(path)
         if pattern is None:
-            generic = ".".join("*" if part.isdigit() else part for part in path.split("."))
-            close = difflib.get_close_matches(generic, KEYS, n=3)
+            close = difflib.get_close_matches(_generic(path), KEYS, n=3)
             raise ValueError(f"unknown key {path!r} in the description; close ones: {', '.join(close) or 'none'}")
         try:
             converted = KEYS[pattern](value)
@@ -541,7 +536,7 @@ def flatten(description: Mapping[str, Any]) -> dict[str, str]:
     return result
 
 
-def write(description: Mapping[str, Any], path: Union[str, Path]) -> Path:
+def write(description: Mapping[str, Any], path: str | Path) -> Path:
     """Write a description for the library; all of it is checked first."""
     lines = [f"{key}={value}\n" for key, value in sorted(flatten(description).items())]
     target = Path(path)
@@ -583,7 +578,7 @@ def build(absent: Sequence[str] = ()) -> Path:
     return folder
 
 
-def environment(path: Union[str, Path]) -> dict[str, str]:
+def environment(path: str | Path) -> dict[str, str]:
     """The environment variables that make programs find the library, and the library this written description."""
     absent: list[str] = []
     for line in Path(path).read_text(encoding="utf-8").splitlines():
