@@ -410,7 +410,7 @@ def _read_nvlinks(questions: _Questions, handle: Any) -> list[NvLink]:
                 "link": link,
                 "active": bool(active),
                 "version": _NVLINK_GENERATIONS.get(version),
-                "remote_pci_address": None if remote is None else _pci_address(remote),
+                "remote_pci_address": _remote_address(remote),
             }
         )
     return links
@@ -482,6 +482,12 @@ def _pci_address(pci: Any) -> str:
     """NVML writes a domain of eight digits in capitals, the kernel one of four in small letters."""
     domain, _colon, rest = (_text(pci.busId) or "").lower().partition(":")
     return f"{int(domain or '0', 16):04x}:{rest}"
+
+
+def _remote_address(pci: Any) -> str | None:
+    """NVML writes only ones for an NVSwitch that is no PCI device of this host, as on HGX B200."""
+    address = None if pci is None else _pci_address(pci)
+    return None if address is None or address.startswith("ffffffff:") else address
 
 
 def _pci_numbers(number: int) -> str:
