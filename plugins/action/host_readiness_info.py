@@ -4,10 +4,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
 from ansible.plugins.action import ActionBase
+
+from ansible_collections.baremetal.llm.plugins.module_utils.host_readiness_machine import clock_skew
 
 
 class ActionModule(ActionBase):
@@ -23,6 +26,7 @@ class ActionModule(ActionBase):
         result: dict[str, Any] = super().run(tmp, task_vars)
         unreachable = False
         answer: dict[str, Any] = {}
+        before = time.time()
         try:
             answer = self._execute_module(
                 module_name="baremetal.llm.host_readiness_info", module_args=self._task.args, task_vars=task_vars
@@ -35,6 +39,9 @@ class ActionModule(ActionBase):
             problem = _problem(answer)
         finally:
             self._remove_tmp_path(self._connection._shell.tmpdir)  # type: ignore[no-untyped-call]
+        clock = ((answer.get("readiness") or {}).get("machine") or {}).get("clock")
+        if clock:
+            clock["skew_seconds"] = round(clock_skew(clock["now"], before, time.time()), 3)
         result.update(
             changed=False,
             readiness=answer.get("readiness") or {},

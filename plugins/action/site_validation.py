@@ -10,8 +10,9 @@ from typing import Any
 
 from ansible.errors import AnsibleError
 from ansible.plugins.action import ActionBase
+from ansible.utils.display import Display
 
-from ansible_collections.baremetal.llm.plugins.module_utils.finding import report, summary
+from ansible_collections.baremetal.llm.plugins.module_utils.finding import ACCEPTED, blockers, report, summary
 from ansible_collections.baremetal.llm.plugins.module_utils.site import HostState, Site, listen_address
 from ansible_collections.baremetal.llm.plugins.module_utils.site_validation import validate_site
 
@@ -32,6 +33,7 @@ class ActionModule(ActionBase):
                 "engine_key_length": {"type": "int", "required": True},
                 "model_root": {"type": "path", "default": "/srv/models"},
                 "gateway_port": {"type": "int", "default": 443},
+                "hub_token_file": {"type": "path", "default": ""},
                 "readiness_variable": {"type": "str", "required": True},
                 "return_findings": {"type": "bool", "default": False},
             }
@@ -48,19 +50,29 @@ class ActionModule(ActionBase):
             engine_key_length=arguments["engine_key_length"],
             model_root=arguments["model_root"],
             gateway_port=arguments["gateway_port"],
+            hub_token_file=arguments["hub_token_file"],
             hosts=hosts,
             addresses=addresses,
             unresolved=_unresolved(addresses),
         )
         findings = validate_site(site)
-        result.update(changed=False, findings=[], hosts_checked=sum(bool(state.readiness) for state in hosts.values()))
-        if not findings:
-            return result
-        if arguments["return_findings"]:
-            found = [finding.as_dict() for finding in findings]
-            return {**result, "failed": True, "findings": found, "msg": f"{summary(findings)}\n\n{report(findings)}"}
-        # The report is the help text and not the message: the message is printed twice, the second time as JSON.
-        raise AnsibleError(summary(findings), help_text=report(findings))
+        listed = [finding for finding in findings if finding.severity != ACCEPTED]
+        blocking = blockers(findings)
+        result.update(
+            changed=False,
+            findings=[finding.as_dict() for finding in findings]
+            if not blocking or arguments["return_findings"]
+            else [],
+            hosts_checked=sum(bool(state.readiness) for state in hosts.values()),
+        )
+        if blocking and arguments["return_findings"]:
+            return {**result, "failed": True, "msg": f"{summary(findings)}\n\n{report(findings)}"}
+        if blocking:
+            # The report is the help text and not the message: the message is printed twice, the second time as JSON.
+            raise AnsibleError(summary(findings), help_text=report(findings))
+        if listed:
+            Display().warning(summary(findings), help_text=report(findings))
+        return result
 
 
 def _unresolved(addresses: dict[str, str]) -> list[str]:

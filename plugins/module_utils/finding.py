@@ -16,6 +16,11 @@ from typing import Any
 
 from ansible_collections.baremetal.llm.plugins.module_utils.site import unique
 
+ERROR = "error"
+WARNING = "warning"
+# Known to the site, which takes it: counted, and no longer listed.
+ACCEPTED = "accepted"
+
 GIB = 1024**3
 MIB = 1024**2
 
@@ -27,13 +32,14 @@ _KINDS = {dict: "a mapping", list: "a list", str: "a text", int: "a whole number
 
 @dataclass(frozen=True)
 class Finding:
-    """One blocker."""
+    """One blocker, or, by its severity, something that a site can live with."""
 
     code: str
     variable: str
     message: str
     action: str
     hosts: tuple[str, ...] = ()
+    severity: str = ERROR
 
     def as_dict(self) -> dict[str, Any]:
         return {**asdict(self), "hosts": list(self.hosts)}
@@ -47,6 +53,9 @@ class Findings:
 
     def add(self, code: str, variable: str, message: str, action: str, hosts: Sequence[str] = ()) -> None:
         self.findings.append(Finding(code, variable, message, action, tuple(hosts)))
+
+    def warn(self, code: str, variable: str, message: str, action: str, hosts: Sequence[str] = ()) -> None:
+        self.findings.append(Finding(code, variable, message, action, tuple(hosts), WARNING))
 
 
 def is_list(value: Any) -> bool:
@@ -94,10 +103,23 @@ def describe_hosts(hosts: Sequence[str]) -> str:
     return shown if len(hosts) <= SHOWN_HOSTS else f"{shown} and {len(hosts) - SHOWN_HOSTS} more"
 
 
+def blockers(findings: Iterable[Finding]) -> list[Finding]:
+    """Those that stop a run."""
+    return [finding for finding in findings if finding.severity == ERROR]
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
 def summary(findings: Sequence[Finding]) -> str:
     """The findings in one sentence."""
-    count = "1 blocker" if len(findings) == 1 else f"{len(findings)} blockers"
-    return f"Preflight found {count}, listed by host. Nothing was changed on any host."
+    stopping = len(blockers(findings))
+    warnings = sum(finding.severity == WARNING for finding in findings)
+    counts = [_count(stopping, "blocker")] if stopping or not warnings else ["no blocker"]
+    if warnings:
+        counts.append(_count(warnings, "warning"))
+    return f"Preflight found {' and '.join(counts)}, listed by host. Nothing was changed on any host."
 
 
 def sentence(text: str) -> str:
@@ -105,17 +127,29 @@ def sentence(text: str) -> str:
 
 
 def report(findings: Sequence[Finding]) -> str:
-    """The findings as a text to read in a terminal, grouped by host."""
+    """The findings as a text to read in a terminal, grouped by host, blockers before warnings."""
     groups: dict[tuple[str, ...], list[Finding]] = {}
     for finding in findings:
-        groups.setdefault(finding.hosts, []).append(finding)
+        if finding.severity != ACCEPTED:
+            groups.setdefault(finding.hosts, []).append(finding)
     lines = []
     # What concerns the whole site first, then in the order of their first finding.
     for hosts in sorted(groups, key=bool):
         lines.append(f"== {describe_hosts(hosts)} ==")
-        for finding in groups[hosts]:
-            lines.append(f"  * {finding.variable} {sentence(finding.message)} [{finding.code}]")
+        for finding in sorted(groups[hosts], key=lambda finding: finding.severity != ERROR):
+            mark = "*" if finding.severity == ERROR else "- warning:"
+            lines.append(f"  {mark} {finding.variable} {sentence(finding.message)} [{finding.code}]")
             lines.append(f"    -> {sentence(finding.action)}")
         lines.append("")
+    accepted = [f"{finding.code} ({describe_hosts(finding.hosts)})" for finding in _by_code(findings)]
+    if accepted:
+        lines += [f"Accepted by preflight_accept, and so not listed: {'; '.join(accepted)}.", ""]
     lines.append("Each code is explained in docs/findings.md of the collection.")
     return "\n".join(lines)
+
+
+def _by_code(findings: Iterable[Finding]) -> list[Finding]:
+    """What was accepted, one for each code."""
+    return merge(
+        replace(finding, variable="", message="", action="") for finding in findings if finding.severity == ACCEPTED
+    )

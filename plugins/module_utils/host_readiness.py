@@ -14,6 +14,9 @@ import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ansible_collections.baremetal.llm.plugins.module_utils.host_readiness_machine import read_machine
+from ansible_collections.baremetal.llm.plugins.module_utils.system import System
+
 LISTEN_STATE = "0A"
 
 
@@ -185,8 +188,10 @@ def read_readiness(
     ports: Sequence[int] = (),
     models: Sequence[str] = (),
     source_folders: Sequence[Mapping[str, Any]] = (),
+    names: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Everything preflight wants to know about this host, in one answer."""
+    space = [read_space(path) for path in paths]
     return {
         "distribution": read_distribution(),
         "architecture": platform.machine(),
@@ -196,8 +201,9 @@ def read_readiness(
         # The same test as sd_booted(3).
         "systemd": os.path.isdir("/run/systemd/system"),
         "root": os.geteuid() == 0,
-        "space": [read_space(path) for path in paths],
+        "space": space,
         "listeners": read_listeners(ports),
         "models": [{"path": path, "published": os.path.isdir(path)} for path in models],
         "source_folders": [check_folder(str(item["path"]), item.get("files") or []) for item in source_folders],
+        "machine": read_machine(System(), {item["path"]: item["mount"] for item in space}, names),
     }

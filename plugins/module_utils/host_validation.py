@@ -19,6 +19,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils.advisories import (
     unknown,
 )
 from ansible_collections.baremetal.llm.plugins.module_utils.finding import GIB, Findings, is_list, kind, size
+from ansible_collections.baremetal.llm.plugins.module_utils.host_validation_machine import MachineChecks
 from ansible_collections.baremetal.llm.plugins.module_utils.lock import Lock
 from ansible_collections.baremetal.llm.plugins.module_utils.site import (
     GATEWAY_GROUP,
@@ -73,6 +74,7 @@ class HostChecks(Findings):
 
     def check(self) -> None:
         self._addresses()
+        machines = MachineChecks(self.site)
         for host, state in self.site.hosts.items():
             if host in self.site.groups.get(GPU_GROUP, ()):
                 self._versions(host, state)
@@ -84,6 +86,9 @@ class HostChecks(Findings):
             self._folders(host, state.readiness, here)
             self._disk(host, state, here)
             self._listeners(host, state.readiness, here)
+            models = [str(model["name"]) for _index, model, _lock in self._models_to_fetch(state.readiness, here)]
+            machines.check(host, state.readiness, state.wanted, models)
+        self.findings.extend(machines.findings)
 
     def _addresses(self) -> None:
         for host in self.site.unresolved:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Callable
+from urllib.parse import urlsplit
 
 from ansible_collections.baremetal.llm.plugins.module_utils.lock import DEFAULT_ROOT, Lock, LockError, read_lock
 
@@ -21,6 +22,7 @@ GATEWAY_GROUP = "gateway_hosts"
 MONITORING_GROUP = "monitoring_hosts"
 
 LOOPBACK = "127.0.0.1"
+HUB = "https://huggingface.co"
 
 Groups = Mapping[str, Sequence[str]]
 HostVariables = Mapping[str, Any]
@@ -198,8 +200,12 @@ def readiness_request(
     root: str = DEFAULT_ROOT,
     gateway_ports: Sequence[int] = (),
     reader: LockReader = read_lock,
+    urls: Any = None,
 ) -> dict[str, Any]:
-    """What preflight asks *host* about. Takes any input, since the site has not been checked yet."""
+    """What preflight asks *host* about. Takes any input, since the site has not been checked yet.
+
+    *urls*: what else the host must reach, by the variable that holds it.
+    """
     here = deployments_on(entries(deployments), host, groups)
     ports = [item.get("port") for item in here]
     if host in group_hosts(groups, GATEWAY_GROUP):
@@ -207,6 +213,7 @@ def readiness_request(
     wanted = {item["model"] for item in here if isinstance(item.get("model"), str)}
     locks: dict[str, Lock] = {}
     folders: list[dict[str, Any]] = []
+    sources: list[str] = []
     for model in entries(models):
         if model.get("name") not in wanted or not isinstance(model.get("lock"), str) or model["lock"] in locks:
             continue
@@ -217,11 +224,19 @@ def readiness_request(
         locks[model["lock"]] = lock
         files = [{"path": file.path, "size": file.size} for file in lock.files]
         folders.extend({"path": path, "files": files} for path in source_folders(model))
+        sources.extend(source_url(source) for source in entries(model.get("sources")))
     return {
         "paths": [root] if here else [],
         "ports": usable_ports(ports),
         "models": [lock.model_path(root) for lock in locks.values()],
         "source_folders": folders,
+        "names": unique(
+            [
+                name
+                for url in (*(urls.values() if isinstance(urls, Mapping) else ()), *sources)
+                if (name := url_host(url))
+            ]
+        ),
     }
 
 
@@ -229,6 +244,22 @@ def source_folders(model: Mapping[str, Any]) -> list[str]:
     """The folders among the sources of a model."""
     folders = [item.get("path") for item in entries(model.get("sources")) if item.get("type") == "folder"]
     return [path for path in folders if isinstance(path, str)]
+
+
+def source_url(source: Mapping[str, Any]) -> str:
+    """Where a source of a model leads; nothing for a folder."""
+    if source.get("type") == "hub":
+        return str(source.get("endpoint") or HUB)
+    return str(source.get("url") or "") if source.get("type") == "http" else ""
+
+
+def url_host(url: Any) -> str:
+    """The host name in a URL; nothing if it has none, or an IP address, which nobody has to resolve."""
+    try:
+        name = urlsplit(str(url)).hostname or ""
+    except ValueError:
+        return ""
+    return "" if ":" in name or name.replace(".", "").isdigit() else name
 
 
 def usable_ports(values: Sequence[Any]) -> list[int]:
@@ -262,6 +293,8 @@ class Site:
     gateway_port: int = 443
     # Hosts that were asked. A host that is not in here is judged by the site's variables alone.
     hosts: Mapping[str, HostState] = field(default_factory=dict)
+    # File on the controller with a token of the Hub; empty if the site has none.
+    hub_token_file: str = ""
     # Addresses at which the hosts are asked, where the caller knows them.
     addresses: Mapping[str, str] = field(default_factory=dict)
     # Those of the hosts whose address is a name that the controller cannot resolve.

@@ -10,8 +10,10 @@ keys, environments and engine options are described, not shown.
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -656,6 +658,41 @@ class SiteChecks(Findings):
                 unique([*self.gateways, *group_hosts(self.site.groups, GPU_GROUP)]),
             )
 
+    # llm_hub_token_file
+
+    def hub_token(self) -> None:
+        """The file is for the playbook that locks models; no host needs it, and nothing of it is shown."""
+        path = self.site.hub_token_file
+        if not path:
+            return
+        variable = "llm_hub_token_file"
+        way_out = "Correct the path, or remove the variable: without a token only public models can be locked."
+        try:
+            with open(os.path.expanduser(path), encoding="utf-8") as handle:
+                mode = os.fstat(handle.fileno()).st_mode
+                words = handle.read(4096).split()
+        except (OSError, UnicodeDecodeError) as error:
+            why = getattr(error, "strerror", None) or "it is no text"
+            self.add(
+                "hub-token-unusable", variable, f"is {path}, which cannot be read on the controller: {why}", way_out
+            )
+            return
+        if len(words) != 1:
+            found = f"{len(words)} words" if words else "nothing"
+            self.add(
+                "hub-token-unusable",
+                variable,
+                f"is {path}, which holds {found}, expected a token alone",
+                "Write the token into the file, and nothing else.",
+            )
+        elif mode & (stat.S_IRGRP | stat.S_IROTH):
+            self.warn(
+                "hub-token-exposed",
+                variable,
+                f"is {path}, which others on the controller may read (mode {stat.S_IMODE(mode):04o})",
+                f"chmod 600 {path}",
+            )
+
 
 def validate_site(
     site: Site, reader: LockReader = read_lock, advisories: Mapping[str, EngineAdvisories] | None = None
@@ -666,6 +703,7 @@ def validate_site(
     written.deployments()
     written.tenants()
     written.gateway()
+    written.hub_token()
     hosts = HostChecks(site, written.locks, ADVISORIES if advisories is None else advisories)
     hosts.check()
     return merge([*written.findings, *hosts.findings])

@@ -11,7 +11,8 @@ short_description: What a host says about itself before anything is done to it
 version_added: 0.1.0
 description:
   - Reads, in one task, what decides whether a host can carry what the site wants of it - distribution, free space,
-    weights that are there already, folders with weights, and who listens on which port.
+    weights that are there already, folders with weights, who listens on which port, and what the machine is made of and
+    in what state - kernel, CPU, memory, disks, limits, clock, names, proxies, packages, Secure Boot and GPUs.
   - Changes nothing. Needs nothing but Python on the host.
   - The task never fails because of the host. If the host cannot be reached, or its Python cannot run the module, the
     return value RV(problem) says so, and the play goes on to the other hosts. That way
@@ -75,6 +76,11 @@ options:
                 description: Size in bytes.
                 type: int
                 required: true
+      names:
+        description: Host names that the host must be able to resolve, beside those of its package sources and proxies.
+        type: list
+        elements: str
+        default: []
   wanted:
     description:
       - What the site wants of this host, for whoever evaluates the answer. Handed back as it is in RV(wanted).
@@ -149,6 +155,43 @@ readiness:
         - path: /mnt/share
           exists: true
           problems: [{path: a.safetensors, reason: size, expected: 20, actual: 7}]
+    machine:
+      description:
+        - What the machine is made of, and in what state. V(null) means that nobody could say.
+        - C(kernel.next_boot) is the kernel that boots next; C(headers) of an installed one are V(installed),
+          V(available) or V(missing), and C(driver) tells whether NVIDIA's module lies there for it.
+        - C(disks[].kind) is V(hdd), V(ssd), V(nvme), V(virtual), V(network), V(memory) or V(unknown).
+        - C(clock.skew_seconds) is by how much the host's clock is ahead of the controller's, at the least.
+        - C(names) has for each name why it cannot be resolved, or an empty text.
+        - C(packages.lock) is who keeps others from installing packages.
+        - C(key_enrolled) tells whether the firmware knows the key with which DKMS signs modules here.
+      type: dict
+      sample:
+        virtualisation: none
+        container: false
+        cpu: {model: AMD EPYC 9654, threads: 192, cores: 96, avx: [avx, avx2, avx512f]}
+        memory_bytes: 811748818944
+        swap_bytes: 0
+        swap_used_bytes: 0
+        shm_bytes: 405874409472
+        limits: {open_files: 524288, memlock_bytes: null, may_raise: true}
+        kernel:
+          running: 6.1.0-41-amd64
+          next_boot: 6.1.0-41-amd64
+          installed: [{release: 6.1.0-41-amd64, headers: installed, driver: true}]
+        disks: [{path: /srv/models, mount: /srv, file_system: ext4, devices: [{name: nvme0n1, kind: nvme}], kind: nvme}]
+        clock: {now: 1795193289.75, synchronised: true, skew_seconds: 0.0}
+        proxies: {environment: {https: "http://proxy.example:3128"}, apt: {}, exceptions: [localhost]}
+        apt_sources: ["http://deb.debian.org/debian"]
+        names: {deb.debian.org: "", pypi.org: Name or service not known}
+        packages: {broken: [], driver_held: [nvidia-driver-580-open], driver_not_held: [], kernel_held: [], lock: null}
+        secure_boot: false
+        key: ""
+        key_enrolled: null
+        gpus: [{pci_address: "0000:1b:00.0", pci_device: "10de:2330", pci_class: "0x030200", driver: nvidia}]
+        driver_loaded: true
+        iommu: passthrough
+        acs_redirecting_bridges: []
 problem:
   description: Why the host could not be asked. Empty if it could.
   returned: always
@@ -171,6 +214,7 @@ REQUEST = {
     "paths": {"type": "list", "elements": "path", "default": []},
     "ports": {"type": "list", "elements": "int", "default": []},
     "models": {"type": "list", "elements": "path", "default": []},
+    "names": {"type": "list", "elements": "str", "default": []},
     "source_folders": {
         "type": "list",
         "elements": "dict",

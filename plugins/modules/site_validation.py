@@ -12,6 +12,8 @@ version_added: 0.1.0
 description:
   - Checks what a site's inventory says, and what its hosts answered to M(baremetal.llm.host_readiness_info), and fails
     once with the complete list of what would stop the site from being served.
+  - A finding is a blocker or a warning. Warnings are shown and do not fail the task. A code in C(preflight_accept) of a
+    host, which M(baremetal.llm.host_readiness_info) hands on in its O(ignore:wanted), is neither for that host.
   - Every finding has a stable code, the variable, the hosts it is about, what was found and what was expected, and the
     way out. No finding repeats a key, a hash of a key, an engine option's or an environment variable's value.
   - Runs on the controller and changes nothing. Run it once, after every host was asked.
@@ -54,6 +56,10 @@ options:
     description: Port on which the gateways listen for HTTPS.
     type: int
     default: 443
+  hub_token_file:
+    description: File on the controller with a token of the Hub, as in C(llm_hub_token_file). Empty if there is none.
+    type: path
+    default: ""
   readiness_variable:
     description: Name under which the task M(baremetal.llm.host_readiness_info) registered each host's answer.
     type: str
@@ -86,7 +92,7 @@ EXAMPLES = r"""
 
 RETURN = r"""
 findings:
-  description: What stands in the way, with O(return_findings). Empty when the task succeeds.
+  description: What was found. Empty when the task fails, unless O(return_findings).
   returned: always
   type: list
   elements: dict
@@ -109,6 +115,9 @@ findings:
       type: str
     action:
       description: The way out.
+      type: str
+    severity:
+      description: V(error) fails the task, V(warning) does not, and V(accepted) was accepted by the site.
       type: str
 hosts_checked:
   description: Number of hosts that answered.

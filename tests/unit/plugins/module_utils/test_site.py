@@ -162,9 +162,32 @@ def test_readiness_request_of_an_engine_host_and_of_a_gateway():
         "ports": [8000],
         "models": ["/data/org/tiny/" + "0" * 39 + "a"],
         "source_folders": [{"path": "/mnt/tiny", "files": [{"path": "a.safetensors", "size": 7}]}],
+        "names": [],
     }
     gateway = site.readiness_request([CHAT], MODELS, "w1", GROUPS, "/data", [443], read)
-    assert gateway == {"paths": [], "ports": [443], "models": [], "source_folders": []}
+    assert gateway == {"paths": [], "ports": [443], "models": [], "source_folders": [], "names": []}
+
+
+def test_names_to_resolve_are_those_of_sources_and_of_other_addresses_each_once():
+    sources = [
+        {"type": "folder", "path": "/mnt/tiny"},
+        {"type": "http", "url": "https://mirror.example:8443/tiny/"},
+        {"type": "http", "url": "http://192.0.2.7/tiny/"},
+        {"type": "http", "url": "http://[2001:db8::1]/tiny/"},
+        {"type": "http", "url": "http://[broken"},
+        {"type": "hub"},
+        {"type": "hub", "endpoint": "https://hub.example"},
+        {"type": "http"},
+    ]
+    models = [{**model, "sources": sources} for model in MODELS if model["name"] == "tiny"]
+    urls = {"vllm_index_url": "https://user:word@pypi.example/simple", "other": "https://mirror.example/", "none": ""}
+    names = site.readiness_request([CHAT], models, "g1", GROUPS, "/data", [], read, urls)["names"]
+    assert names == ["pypi.example", "mirror.example", "huggingface.co", "hub.example"]
+    assert site.readiness_request([CHAT], models, "w1", GROUPS, urls=urls)["names"] == [
+        "pypi.example",
+        "mirror.example",
+    ]
+    assert site.readiness_request([CHAT], [], "g1", GROUPS, urls="pypi.example")["names"] == []
 
 
 @pytest.mark.parametrize(

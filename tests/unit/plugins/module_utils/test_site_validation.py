@@ -21,6 +21,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils.finding import (
     report,
     summary,
 )
+from ansible_collections.baremetal.llm.plugins.module_utils.host_validation_machine import ACCEPTABLE
 from ansible_collections.baremetal.llm.plugins.module_utils.lock import Lock, LockError, LockFile
 from ansible_collections.baremetal.llm.plugins.module_utils.site import HostState, Site
 from ansible_collections.baremetal.llm.plugins.module_utils.site_validation import validate_site
@@ -884,32 +885,101 @@ def test_the_report_is_grouped_by_host_and_says_the_way_out():
         "  * llm_c is 3. [code-c]",
         "    -> Set it to 1.",
     ]
-    assert "2 blockers" in summary([None, None])
-    assert "1 blocker," in summary([None])
 
 
-def codes_in_source():
+def finding(code, severity="error", hosts=("gpu-1",)):
+    return Finding(code, "llm_a", "is 2", "Set it to 1", tuple(hosts), severity)
+
+
+def test_warnings_come_after_the_blockers_of_their_host_and_say_what_they_are():
+    lines = report([finding("code-w", "warning"), finding("code-e")]).splitlines()
+    assert lines[:3] == ["== gpu-1 ==", "  * llm_a is 2. [code-e]", "    -> Set it to 1."]
+    assert lines[3] == "  - warning: llm_a is 2. [code-w]"
+
+
+def test_what_is_accepted_is_counted_in_one_line_and_not_listed():
+    found = [finding("code-a", "accepted"), finding("code-a", "accepted", ["gpu-2"]), finding("code-e")]
+    text = report(found)
+    assert "[code-a]" not in text
+    assert "Accepted by preflight_accept, and so not listed: code-a (gpu-1, gpu-2).\n" in text
+    assert "1 blocker," in summary(found)
+
+
+@pytest.mark.parametrize(
+    ("errors", "warnings", "words"),
+    [
+        (2, 0, "found 2 blockers, listed"),
+        (1, 0, "found 1 blocker, listed"),
+        (1, 2, "found 1 blocker and 2 warnings, listed"),
+        (0, 1, "found no blocker and 1 warning, listed"),
+    ],
+)
+def test_blockers_and_warnings_are_counted_apart(errors, warnings, words):
+    assert words in summary([finding("e")] * errors + [finding("w", "warning")] * warnings)
+
+
+class TestTokenOfTheHub:
+    def found(self, path):
+        return validate_site(Site(**good(), hub_token_file=str(path)), read)
+
+    def test_a_file_with_one_word_that_only_its_owner_reads(self, tmp_path):
+        path = tmp_path / "token"
+        path.write_text(f"{SECRET}\n")
+        path.chmod(0o600)
+        assert self.found(path) == []
+
+    @pytest.mark.parametrize(
+        ("content", "words"),
+        [(None, "No such file"), (b"", "nothing"), (b"a b\n", "2 words"), (b"\xff\xfe", "no text")],
+    )
+    def test_a_file_that_holds_no_token(self, tmp_path, content, words):
+        path = tmp_path / "token"
+        if content is not None:
+            path.write_bytes(content)
+        (item,) = self.found(path)
+        assert (item.code, item.variable, item.severity) == ("hub-token-unusable", "llm_hub_token_file", "error")
+        assert str(path) in item.message
+        assert words in item.message
+
+    def test_a_file_that_others_read(self, tmp_path):
+        path = tmp_path / "token"
+        path.write_text(SECRET)
+        path.chmod(0o644)
+        (item,) = self.found(path)
+        assert (item.code, item.severity) == ("hub-token-exposed", "warning")
+        assert "0644" in item.message
+        assert SECRET not in report([item])
+
+
+PARTS = ("site_validation", "host_validation", "host_validation_machine")
+TELLING = ("add", "warn", "say", "_error", "_warning")
+
+
+def codes_in_source(*parts):
     folder = ROOT / "plugins" / "module_utils"
-    trees = [ast.parse((folder / f"{part}_validation.py").read_text(encoding="utf-8")) for part in ("site", "host")]
-    calls = [
-        node
-        for tree in trees
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
-    ]
-    first = [call.args[0] for call in calls if call.func.attr == "add" and len(call.args) >= 4]
+    trees = [ast.parse((folder / f"{part}.py").read_text(encoding="utf-8")) for part in parts]
+    calls = [node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Call) and len(node.args) >= 4]
+    names = [getattr(call.func, "attr", getattr(call.func, "id", "")) for call in calls]
+    first = [call.args[0] for call, name in zip(calls, names) if name in TELLING]
     expressions = [
         part for node in first for part in ((node.body, node.orelse) if isinstance(node, ast.IfExp) else (node,))
     ]
-    return {node.value for node in expressions}
+    return {node.value for node in expressions if isinstance(node, ast.Constant)}
 
 
 def test_every_code_is_tested():
     tested = {code for dummy, code, *dummy in CASES.values() if isinstance(code, str)}
-    assert codes_in_source() == tested
+    assert codes_in_source("site_validation", "host_validation") == tested | {"hub-token-unusable", "hub-token-exposed"}
+
+
+def test_every_code_of_a_machine_can_be_accepted():
+    assert sorted(ACCEPTABLE) == list(ACCEPTABLE)
+    assert codes_in_source("host_validation_machine") - {"accept-invalid", "minimum-invalid", "value-type"} == set(
+        ACCEPTABLE
+    )
 
 
 def test_every_code_is_documented():
     text = (ROOT / "docs" / "findings.md").read_text(encoding="utf-8")
     section = text.split("\n## Preflight\n", 1)[1].split("\n## ", 1)[0]
-    assert set(re.findall(r"^\| `([a-z0-9-]+)` \|", section, re.MULTILINE)) == codes_in_source()
+    assert set(re.findall(r"^\| `([a-z0-9-]+)` \|", section, re.MULTILINE)) == codes_in_source(*PARTS)
