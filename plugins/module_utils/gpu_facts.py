@@ -181,6 +181,7 @@ class Nvml(TypedDict):
 
     # '' if everything is well, else the name of the error of NVML's start, for example LIBRARY_NOT_FOUND,
     # DRIVER_NOT_LOADED, LIB_RM_VERSION_MISMATCH. BINDING_NOT_FOUND: this host has no nvidia-ml-py.
+    # NOT_ASKED: the site said so.
     error: str
     # Of the binding (nvidia-ml-py) itself; `None` where it is not installed.
     binding_version: str | None
