@@ -28,7 +28,8 @@ install_missing() {
 }
 
 command -v apt-get >/dev/null || { echo "setup: this needs Debian or Ubuntu (apt-get not found)" >&2; exit 1; }
-install_missing git openssh-client python3-venv rsync ca-certificates
+# The tests build a stand-in for the vendor's GPU library from C.
+install_missing git openssh-client python3-venv rsync ca-certificates gcc libc6-dev
 if [[ " $* " == *" hosts "* ]]; then
   install_missing podman runc crun netavark aardvark-dns containernetworking-plugins iptables mmdebstrap debian-archive-keyring
 fi
