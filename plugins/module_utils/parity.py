@@ -221,6 +221,14 @@ def compare(
     return Verdict(verdict(findings), judged, baselines, findings)
 
 
+def merge_locks(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """*new*, with what *old* says about hosts of a kind that were not looked at."""
+    before: Mapping[str, Mapping[str, Any]] = old.get("baseline") or {}
+    after: Mapping[str, Mapping[str, Any]] = new["baseline"]
+    names = sorted({*before, *after})
+    return {**new, "baseline": {name: {**before.get(name, {}), **after.get(name, {})} for name in names}}
+
+
 def unexplained(findings: Sequence[Finding]) -> list[Finding]:
     """The findings of one host without those that follow from another."""
     causes: dict[str, list[frozenset[str]]] = {}

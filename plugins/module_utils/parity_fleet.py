@@ -50,22 +50,17 @@ class Subject:
     by_majority: bool = True
 
 
-def _everybody(host: Host) -> str:
-    return str(host.wanted.get("group") or "")
+def _group(host: Host) -> str:
+    return str(host.wanted.get("group") or "all")
 
 
 def _same_system(host: Host) -> str:
     platform = host.platform
-    system = f"{platform['distribution']} {platform['distribution_version']} {platform['architecture']}"
-    return _labelled(_everybody(host), system)
+    return f"{_group(host)}: {platform['distribution']} {platform['distribution_version']} {platform['architecture']}"
 
 
 def _same_gpus(host: Host) -> str:
-    return _labelled(_everybody(host), _model(host))
-
-
-def _labelled(group: str, label: str) -> str:
-    return f"{group}: {label}" if group else label
+    return f"{_group(host)}: {_model(host)}"
 
 
 def _model(host: Host) -> str:
@@ -112,7 +107,7 @@ SUBJECTS: tuple[Subject, ...] = (
         "driver-differs",
         ERROR,
         lambda host: host.driver_version,
-        _everybody,
+        _group,
         f"Move the host to the expected version with {DRIVER_ROLE}",
     ),
     Subject(
@@ -128,7 +123,7 @@ SUBJECTS: tuple[Subject, ...] = (
         "distribution-differs",
         WARNING,
         lambda host: f"{host.platform['distribution']} {host.platform['distribution_version']}",
-        _everybody,
+        _group,
         "Install the host anew with the expected release, or give it a group of its own",
     ),
     Subject(
@@ -144,7 +139,7 @@ SUBJECTS: tuple[Subject, ...] = (
         "container-toolkit-differs",
         ERROR,
         _toolkit,
-        _everybody,
+        _group,
         "Move the host to the expected version with the role container_toolkit",
     ),
     Subject(
@@ -152,7 +147,7 @@ SUBJECTS: tuple[Subject, ...] = (
         "cuda-toolkit-differs",
         WARNING,
         lambda host: host.facts["cuda_toolkit_version"] or None,
-        _everybody,
+        _group,
         "Move the host to the expected version with the role cuda_toolkit",
     ),
     Subject(
@@ -177,7 +172,7 @@ SUBJECTS: tuple[Subject, ...] = (
         "gpu-model-differs",
         ERROR,
         _gpu_names,
-        _everybody,
+        _group,
         "Put the expected GPUs into the host, or correct its pin",
         by_majority=False,
     ),
@@ -357,7 +352,7 @@ def describe_baselines(baselines: Iterable[Baseline]) -> dict[str, dict[str, Any
     counts = Counter(baseline.subject for baseline in listed)
     described: dict[str, dict[str, Any]] = {}
     for item in listed:
-        name = item.subject if counts[item.subject] == 1 else f"{item.subject} ({item.scope or 'all hosts'})"
+        name = item.subject if counts[item.subject] == 1 else f"{item.subject} ({item.scope})"
         if name in described:
             name = f"{name} {item.by} {_text(item.value)}"
         described[name] = {"value": item.value, "by": item.by, "having": item.having, "of": item.of}

@@ -109,7 +109,7 @@ ALIKE: tuple[tuple[str, str, Callable[[Gpu], Any], str, str], ...] = (
     ),
     (
         "mig-mixed",
-        ERROR,
+        WARNING,
         lambda gpu: gpu["mig"]["enabled"],
         "some GPUs are cut into instances and others are whole",
         "Set one mode (`nvidia-smi -i <GPU> -mig 0|1`), and reset the GPUs; pin `mig_layout` where a mix is meant",

@@ -899,7 +899,7 @@ FAULTS: tuple[Fault, ...] = (
         "driver-differs",
         driver_of(OLDER),
         hosts=3,
-        lock={"format_version": 1, "baseline": {"driver_version": {"": DRIVER}}},
+        lock={"format_version": 1, "baseline": {"driver_version": {"all": DRIVER}}},
     ),
     Fault("two drivers, equally common", "baseline-tie", driver_of(OLDER), of=2, found_on=("h1", "h2")),
     Fault(
