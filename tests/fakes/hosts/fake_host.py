@@ -16,13 +16,13 @@ in their real formats. `{driver}` in a text is the driver's version. What no des
 
 What the keys mean stands beside the machine's values in <machine>/host.yml; h100_sxm_8 explains them all.
 
-usage: fake_host.py MACHINE    prints the facts as JSON
+usage: fake_host.py MACHINE             prints the facts as JSON
+       fake_host.py --golden MACHINE    writes them to <machine>/facts.json, which the tests compare with
 """
 
 from __future__ import annotations
 
-import copy
-import importlib.util
+import importlib
 import json
 import os
 import struct
@@ -46,13 +46,9 @@ class Link(str):
 
 
 def _load_fake_nvml() -> Any:
-    path = HERE.parent / "nvml" / "fake_nvml.py"
-    spec = importlib.util.spec_from_file_location("fake_nvml", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault("fake_nvml", module)
-    spec.loader.exec_module(module)
-    return module
+    if "fake_nvml" not in sys.modules:
+        sys.path.insert(0, str(HERE.parent / "nvml"))
+    return importlib.import_module("fake_nvml")
 
 
 def machines() -> list[str]:
@@ -485,17 +481,25 @@ def read(root: str, commands_path: str, binding: str) -> Any:
     return read_host(CannedSystem(root), nvml)
 
 
-def copy_of(host: FakeHost) -> FakeHost:
-    """Another host like this one, to be changed on its own."""
-    return copy.deepcopy(host)
+def settled(facts: Any) -> Any:
+    """Facts without what changes from run to run and from environment to environment."""
+    return {
+        **facts,
+        "collected_at": "2026-11-20T12:00:00Z",
+        "nvml": {**facts["nvml"], "binding_version": facts["nvml"]["binding_version"] and "13.615.71"},
+    }
 
 
 def main() -> int:
     if len(sys.argv) == 5 and sys.argv[1] == "--read":
         json.dump(read(*sys.argv[2:]), sys.stdout)
         return 0
+    if len(sys.argv) == 3 and sys.argv[1] == "--golden" and sys.argv[2] in machines():
+        text = json.dumps(settled(FakeHost(sys.argv[2]).facts()), indent=1)
+        (HERE / sys.argv[2] / "facts.json").write_text(text + "\n", encoding="utf-8")
+        return 0
     if len(sys.argv) != 2 or sys.argv[1] not in machines():
-        print(f"usage: fake_host.py MACHINE    (one of {', '.join(machines())})", file=sys.stderr)
+        print(f"usage: fake_host.py [--golden] MACHINE    (one of {', '.join(machines())})", file=sys.stderr)
         return 2
     json.dump(FakeHost(sys.argv[1]).facts(), sys.stdout, indent=2)
     print()
