@@ -22,6 +22,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils.fleet_report import 
     section,
 )
 from ansible_collections.baremetal.llm.plugins.module_utils.fleet_report_page import render
+from ansible_collections.baremetal.llm.plugins.module_utils.site import unique
 
 COLLECTION = Path(__file__).resolve().parents[2]
 
@@ -69,10 +70,11 @@ class ActionModule(ActionBase):
             }
         )[1]
         task_vars = task_vars or {}
-        hostvars = task_vars["hostvars"]
         hosts = arguments["hosts"] if arguments["hosts"] is not None else task_vars["ansible_play_hosts_all"]
+        names = [arguments["facts_variable"], *arguments["endpoint_variables"]]
+        registered = _registered(unique([*hosts, *task_vars["groups"]["all"]]), task_vars["hostvars"], names)
         report = build(
-            answers={host: _answer(host, hostvars, arguments["facts_variable"]) for host in hosts},
+            answers={host: _answer(registered[host].get(arguments["facts_variable"])) for host in hosts},
             # What a task registered that was skipped is no comparison.
             parity=arguments["parity"] if arguments["parity"].get("verdict") else None,
             generated_at=datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -80,7 +82,7 @@ class ActionModule(ActionBase):
             title=arguments["title"],
             columns=arguments["columns"],
             sections=[
-                *_endpoints(arguments["endpoint_variables"], task_vars["groups"]["all"], hostvars),
+                *_endpoints(arguments["endpoint_variables"], registered),
                 *(section(written) for written in arguments["sections"]),
             ],
             secrets=arguments["secrets"],
@@ -128,9 +130,18 @@ def _text(path: Path) -> str | None:
     return path.read_text(encoding="utf-8") if path.is_file() else None
 
 
-def _answer(host: str, hostvars: Any, variable: str) -> Answer:
-    """What *host* said. A host that left the play, because it could not be reached, said nothing."""
-    answer = hostvars[host].get(variable) if host in hostvars else None
+def _registered(hosts: Sequence[str], hostvars: Any, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The variables called *names* of each host. Looking into a host's variables is slow, so it is done once."""
+    found: dict[str, dict[str, Any]] = {host: {} for host in hosts}
+    for host in hosts:
+        if host in hostvars:
+            variables = hostvars[host]
+            found[host] = {name: variables[name] for name in names if name in variables}
+    return found
+
+
+def _answer(answer: Any) -> Answer:
+    """What a host said. A host that left the play, because it could not be reached, said nothing."""
     if not isinstance(answer, Mapping):
         return Answer(problem="did not answer: it could not be reached, or was not asked")
     if isinstance(answer.get("gpu"), Mapping):
@@ -138,19 +149,17 @@ def _answer(host: str, hostvars: Any, variable: str) -> Answer:
     return Answer(problem=str(answer.get("msg") or "its answer holds no facts"))
 
 
-def _endpoints(variables: Sequence[str], hosts: Sequence[str], hostvars: Any) -> list[Section]:
+def _endpoints(names: Sequence[str], registered: Mapping[str, Mapping[str, Any]]) -> list[Section]:
     """What any host learnt when it asked an endpoint, in a loop or once."""
-    if not variables:
-        return []
     answers: list[tuple[str, Mapping[str, Any]]] = []
-    for variable in variables:
-        for host in hosts:
-            registered = hostvars[host].get(variable)
-            if not isinstance(registered, Mapping):
+    for name in names:
+        for host, variables in registered.items():
+            answer = variables.get(name)
+            if not isinstance(answer, Mapping):
                 continue
-            looped = [item for item in registered.get("results") or [] if isinstance(item, Mapping) and _is_loop(item)]
-            answers += [(host, answer) for answer in looped or [registered] if not answer.get("skipped")]
-    return [endpoint_section(answers)]
+            rounds = [item for item in answer.get("results") or [] if isinstance(item, Mapping) and _is_loop(item)]
+            answers += [(host, item) for item in rounds or [answer] if not item.get("skipped")]
+    return [endpoint_section(answers)] if names else []
 
 
 def _is_loop(item: Mapping[str, Any]) -> bool:

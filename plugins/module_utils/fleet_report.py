@@ -86,9 +86,12 @@ class HostRow(TypedDict):
 
 
 class Value(TypedDict):
+    """A value and the hosts that have it. `state` is the worst mark that it has on `marked`, part of these hosts."""
+
     text: str
     state: str
     hosts: list[str]
+    marked: list[str]
 
 
 class Difference(TypedDict):
@@ -188,6 +191,7 @@ class Answer:
 # than it is.
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 _SPACE = re.compile(r"\s+")
+_ADDRESS = re.compile(r" at 0x[0-9a-f]+\b")
 _REMOVED = "(removed)"
 # The last net below callers that hand over what they should not.
 _SECRETS = (
@@ -209,6 +213,8 @@ def clean(text: str, secrets: Sequence[str] = ()) -> str:
     for secret in secrets:
         if len(secret) >= SHORTEST_SECRET:
             text = text.replace(secret, _REMOVED)
+    # Where an object lies in memory says nothing, and differs from run to run.
+    text = _ADDRESS.sub("", text)
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
     text = _SPACE.sub(" ", _INVISIBLE.sub("\ufffd", text)).strip()
@@ -424,6 +430,10 @@ def _column_of(code: str, subject: str) -> str:
     return _COLUMN_OF_SUBJECT.get(subject, "")
 
 
+# What `gpu_parity` says before the kind of host where the site has made no groups.
+_ALL_HOSTS = re.compile(r"^all(: |\Z)")
+
+
 def _baseline_value(subject: str, value: Any) -> str:
     """As the cells of the column say it."""
     if isinstance(value, bool):
@@ -488,7 +498,7 @@ class _Builder:
             if key and isinstance(entry, Mapping):
                 found.setdefault(key, []).append(
                     {
-                        "about": about.strip("()"),
+                        "about": _ALL_HOSTS.sub("", about.strip("()")),
                         "value": _baseline_value(subject, entry.get("value")),
                         "by": str(entry.get("by") or ""),
                         "having": int(entry.get("having") or 0),
@@ -567,17 +577,14 @@ class _Builder:
         )
         for index, column in enumerate(columns):
             values: dict[str, Value] = {}
-            states: dict[str, set[str]] = {}
             for row in answered:
-                cell = row["cells"][index]
-                values.setdefault(cell["text"], {"text": cell["text"], "state": "", "hosts": []})["hosts"].append(
-                    row["host"]
-                )
-                states.setdefault(cell["text"], set()).add(cell["state"])
-            for text, value in values.items():
-                # A value that is right on another host is no outlier.
-                if states[text] <= set(STATE_VERDICTS):
-                    value["state"] = min(states[text], key=SEVERITIES.index)
+                text, state = row["cells"][index]["text"], row["cells"][index]["state"]
+                value = values.setdefault(text, {"text": text, "state": "", "hosts": [], "marked": []})
+                value["hosts"].append(row["host"])
+                # A value may be right on one host and wrong on another.
+                if state in STATE_VERDICTS:
+                    value["marked"].append(row["host"])
+                    value["state"] = min(value["state"] or state, state, key=SEVERITIES.index)
             if len(values) > 1:
                 ordered = sorted(values.values(), key=lambda value: (-len(value["hosts"]), natural(value["text"])))
                 found.append({"title": column["title"], "baselines": column["baselines"], "values": ordered})
@@ -608,7 +615,12 @@ class _Builder:
             for gpu in cast(HostFacts, self.answers[host].facts)["gpus"]:
                 owners.setdefault(gpu["name"], []).append(host)
         return [
-            {"text": f"{len(owners[name])} × {name}", "state": "", "hosts": sorted(set(owners[name]), key=natural)}
+            {
+                "text": f"{len(owners[name])} × {name}",
+                "state": "",
+                "hosts": sorted(set(owners[name]), key=natural),
+                "marked": [],
+            }
             for name in sorted(owners, key=lambda name: (-len(owners[name]), name))
         ]
 

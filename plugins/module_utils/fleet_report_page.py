@@ -90,11 +90,11 @@ thead th, thead td { background: var(--raised); vertical-align: bottom; }
 thead th { font-weight: 600; white-space: nowrap; }
 tbody th { font-weight: 600; }
 thead th button {
-  margin: 0; padding: 0; border: 0; background: none; color: inherit; font: inherit; cursor: pointer; text-align: left;
+  margin: 0; padding: 0 0.25rem; border: 0; background: none; color: var(--quiet); font: inherit; cursor: pointer;
 }
-thead th button::after { content: " \\2195"; color: var(--quiet); }
-thead th[aria-sort=ascending] button::after { content: " \\2191"; color: inherit; }
-thead th[aria-sort=descending] button::after { content: " \\2193"; color: inherit; }
+thead th button::after { content: "\\2195"; }
+thead th[aria-sort=ascending] button::after { content: "\\2191"; color: var(--text); }
+thead th[aria-sort=descending] button::after { content: "\\2193"; color: var(--text); }
 .hosts tbody th, .hosts thead tr > :first-child {
   position: sticky; left: 0; z-index: 1; background: var(--page); border-right: 1px solid var(--line);
 }
@@ -111,6 +111,7 @@ td.error, td.warning { font-weight: 600; }
 td.empty { color: var(--quiet); }
 .baseline td, .baseline th { font-weight: 400; color: var(--quiet); vertical-align: top; }
 .measure { display: block; }
+.measure .by { white-space: nowrap; }
 .by { color: var(--quiet); font-size: 0.85em; }
 .baseline .by { display: block; }
 
@@ -144,11 +145,12 @@ footer { margin-top: 2.5rem; padding-top: 0.75rem; border-top: 1px solid var(--l
 @media screen and (max-width: 40rem) {
   .finding thead { display: none; }
   .finding table, .finding tbody, .finding tr, .finding td { display: block; border: 0; }
-  .hosts tbody th { max-width: 8rem; white-space: normal; overflow-wrap: anywhere; }
+  .hosts tbody th { min-width: 7.5rem; max-width: 8rem; white-space: normal; overflow-wrap: anywhere; }
   .finding tr { padding: 0.25rem 0; }
   .finding td { padding: 0; }
   .finding td::before { content: attr(data-of) ": "; color: var(--quiet); }
 }
+@media screen and (min-width: 70rem) { .differences .measure { white-space: nowrap; } }
 @page { size: A4 landscape; margin: 12mm; }
 @media print {
   :root {
@@ -163,13 +165,13 @@ footer { margin-top: 2.5rem; padding-top: 0.75rem; border-top: 1px solid var(--l
   .scroll, .wide { max-height: none; overflow: visible; border: 0; }
   .hosts { font-size: 6.5pt; }
   .hosts .codes { width: auto; max-width: none; }
+  .hosts td:nth-child(3):not([colspan]) { min-width: 78pt; }
   .hosts th, .hosts td, .hosts td.long, .hosts thead th { padding: 1.5pt 3pt; white-space: normal; min-width: 0; }
   thead, .hosts tbody th, .hosts thead tr > :first-child { position: static; }
   thead { display: table-header-group; }
-  thead th button::after { content: "" !important; }
   tr, .finding h3, .verdict { break-inside: avoid; }
   h2, h3, caption { break-after: avoid; }
-  .controls, nav, summary { display: none; }
+  .controls, nav, summary, thead th button { display: none; }
   details::details-content { content-visibility: visible; display: block; }
   a { text-decoration: none; }
   .badge, .error, .warning, .note, .fail, .warn, .pass, .ok { print-color-adjust: exact; }
@@ -205,10 +207,11 @@ SCRIPT = """
   };
   const heads = Array.from(table.tHead.rows[0].cells);
   heads.forEach((head, index) => {
+    // Beside the text, since a button is not printed at the head of each page.
     const button = document.createElement("button");
     button.type = "button";
-    button.textContent = head.textContent.trim();
-    head.replaceChildren(button);
+    button.setAttribute("aria-label", "Sort by " + head.textContent.trim());
+    head.append(button);
     button.addEventListener("click", () => {
       const down = head.getAttribute("aria-sort") === "ascending";
       heads.forEach((other) => other.removeAttribute("aria-sort"));
@@ -238,6 +241,14 @@ TEMPLATE = """\
 <details><summary>and {{ hosts | length - shown_hosts + 1 }} more</summary>\
 {{ listed(hosts[shown_hosts - 1:]) }}</details>
 {% else %}{{ listed(hosts) }}{% endif %}
+{%- endmacro %}
+{% macro some(hosts) -%}
+{% if hosts | length > 1 %}<span class="quiet">{{ hosts | length }} hosts</span>\
+{{ ': ' if hosts | length <= shown_hosts }}{% endif %}{{ listed(hosts) if hosts | length <= shown_hosts }}
+{%- endmacro %}
+{% macro outlier(state, text) -%}
+<span class="badge {{ state }}"><span aria-hidden="true">{{ symbols[state] }}</span>\
+<span class="said"> {{ words[state] }}: </span> {{ text }}</span>
 {%- endmacro %}
 {% macro measures(baselines) -%}
 {% for baseline in baselines %}
@@ -330,7 +341,7 @@ by {{ report.generated_by }}</p>
 <section aria-labelledby="differences">
 <h2 id="differences">Where hosts differ</h2>
 {% if report.differences %}
-<div class="wide" tabindex="0" role="region" aria-labelledby="differences">
+<div class="wide" tabindex="0" role="group" aria-label="Table of differences">
 <table class="differences">
 <caption class="said">Values that differ between hosts, with the number of hosts that have them</caption>
 <thead><tr><th scope="col">Of</th><th scope="col">Baseline</th><th scope="col">Values</th></tr></thead>
@@ -341,13 +352,10 @@ by {{ report.generated_by }}</p>
 {% else %}<span class="quiet">none</span>{% endif %}</td>
 <td><ul>
 {% for value in difference['values'] %}
-<li>{% if value.state %}<span class="badge {{ value.state }}">\
-<span aria-hidden="true">{{ symbols[value.state] }}</span><span class="said"> {{ words[value.state] }}: </span> \
-{{ value.text }}</span>{% else %}{{ value.text }}{% endif %}
-{{ ' ' }}<span class="quiet">on \
-{% set few = value.hosts | length <= shown_hosts %}\
-{% if value.hosts | length > 1 %}{{ value.hosts | length }} hosts{{ ': ' if few }}{% endif %}\
-</span>{% if few %}{{ listed(value.hosts) }}{% endif %}</li>
+<li>{% if value.marked == value.hosts %}{{ outlier(value.state, value.text) }}{% else %}{{ value.text }}{% endif %}
+{{ ' ' }}<span class="quiet">on </span>{{ some(value.hosts) }}\
+{% if value.marked and value.marked != value.hosts %}<span class="quiet">, a finding on</span> \
+{{ outlier(value.state, some(value.marked)) }}{% endif %}</li>
 {% endfor %}
 </ul></td></tr>
 {% endfor %}
@@ -372,7 +380,7 @@ by {{ report.generated_by }}</p>
 <label><input type="checkbox" id="only"> only those that are not as they should be</label>
 <output id="shown" class="quiet small" for="search only"></output>
 </div>
-<div class="scroll" tabindex="0" role="region" aria-labelledby="hosts">
+<div class="scroll" tabindex="0" role="group" aria-label="Table of hosts">
 <table class="hosts" id="hosts-table">
 <caption class="said">Hosts and versions, the worst first. A marked value has a finding.</caption>
 <thead>
@@ -399,7 +407,7 @@ by {{ report.generated_by }}</p>
 {% for cell in row.cells %}
 <td{% set long = 'long' if cell.text | length > long_text else '' %}\
 {% if cell.state or long %} class="{{ (cell.state ~ ' ' ~ long) | trim }}"{% endif %}>\
-{% if cell.state in symbols %}<span aria-hidden="true">{{ symbols[cell.state] }} </span>\
+{% if cell.state in symbols %}<span aria-hidden="true">{{ symbols[cell.state] }}&nbsp;</span>\
 {% endif %}{{ cell.text }}{% if cell.hint %}<span class="said"> ({{ cell.hint }})</span>{% endif %}</td>
 {% endfor %}
 {% endif %}
@@ -415,7 +423,7 @@ by {{ report.generated_by }}</p>
 <h2 id="section-{{ loop.index }}">{{ part.title }}</h2>
 {% if part.description %}<p class="quiet">{{ part.description }}</p>{% endif %}
 {% if part.rows %}
-<div class="scroll" tabindex="0" role="region" aria-labelledby="section-{{ loop.index }}">
+<div class="scroll" tabindex="0" role="group" aria-label="Table: {{ part.title }}">
 <table>
 <caption class="said">{{ part.title }}</caption>
 <thead><tr>{% if part.rows | selectattr('state') | first is defined %}<th scope="col">Result</th>{% endif %}\

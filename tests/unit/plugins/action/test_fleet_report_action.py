@@ -107,6 +107,11 @@ def test_hosts_of_choice_and_nothing_compared(tmp_path):
     assert (result["verdict"], result["reasons"]) == ("unknown", ["The hosts were not compared."])
 
 
+def test_a_host_that_the_inventory_does_not_have(tmp_path):
+    report = read(write(tmp_path, hosts=["g1", "typo"]))
+    assert {row["host"]: row["verdict"] for row in report["hosts"]} == {"typo": "absent", "g1": "pass"}
+
+
 def test_endpoints_asked_in_a_loop_and_once(tmp_path):
     good = {"ok": True, "results": [{"name": "models", "ok": True, "seconds": 0.1, "message": "1 model"}]}
     asked = {

@@ -183,15 +183,20 @@ def test_differences_name_values_and_hosts():
     report = sample.report(sample.faulty(200))
     found = {item["title"]: item["values"] for item in report["differences"]}
     assert list(found) == ["Driver", "Loaded module", "Fabric manager", "VBIOS"]
-    assert [(value["text"], value["state"], len(value["hosts"])) for value in found["Loaded module"]] == [
-        ("580.126.09 open", "", 180),
+    assert [
+        (value["text"], value["state"], len(value["hosts"]), value["marked"]) for value in found["Loaded module"]
+    ] == [
+        ("580.126.09 open", "", 180, []),
         # Wrong on a host whose library is newer, right where the whole driver is that old.
-        ("580.105.08 open", "", 18),
+        ("580.105.08 open", "error", 18, ["gpu-4"]),
     ]
-    assert [(value["text"], value["state"]) for value in found["Driver"]] == [
-        (sample.DRIVER, ""),
-        (sample.OLD_DRIVER, "error"),
-    ]
+    old = found["Driver"][1]
+    assert (old["text"], old["state"], old["marked"] == old["hosts"], len(old["hosts"])) == (
+        sample.OLD_DRIVER,
+        "error",
+        True,
+        17,
+    )
     assert "CUDA" in report["alike"]
 
 
@@ -317,6 +322,7 @@ def test_sections():
         ("\ud800", "\ufffd"),
         ("https://user:hunter2@mirror.example/x", "https://(removed)@mirror.example/x"),
         ("Authorization: Bearer abcdefghijklmnopqrstuvwx", "Authorization: Bearer (removed)"),
+        ("<urllib3.HTTPConnection object at 0x7f10a2b3>", "<urllib3.HTTPConnection object>"),
         ("key sk-abcdefghijklmnop1234 was refused", "key (removed) was refused"),
         ("GET /?api_key=abcdefgh&x=1", "GET /?api_key=(removed)&x=1"),
         ("time to first token: 0.3", "time to first token: 0.3"),
