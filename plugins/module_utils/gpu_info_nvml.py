@@ -418,13 +418,20 @@ def _read_nvlinks(questions: _Questions, handle: Any) -> list[NvLink]:
 
 def _read_fabric(questions: _Questions, handle: Any) -> Fabric | None:
     """Version 2 of the answer has a health mask; drivers before 550 know version 1 alone."""
-    binding = questions.binding
-    function = "nvmlDeviceGetGpuFabricInfoV"
-    info = binding.c_nvmlGpuFabricInfo_v2_t() if hasattr(binding, "c_nvmlGpuFabricInfo_v2_t") else None
-    if info is None or questions.ask(function, handle, ctypes.byref(info)) is None:
-        info = binding.c_nvmlGpuFabricInfo_t()
-        if questions.ask("nvmlDeviceGetGpuFabricInfo", handle, ctypes.byref(info), note=False) is None:
-            return None
+    forms = (
+        ("nvmlDeviceGetGpuFabricInfoV", "c_nvmlGpuFabricInfo_v2_t"),
+        ("nvmlDeviceGetGpuFabricInfo", "c_nvmlGpuFabricInfo_t"),
+    )
+    for function, structure in forms:
+        if hasattr(questions.binding, structure):
+            info = getattr(questions.binding, structure)()
+            if questions.ask(function, handle, ctypes.byref(info), note=False) is not None:
+                return _fabric(info)
+    questions.not_supported[forms[0][0]] = None
+    return None
+
+
+def _fabric(info: Any) -> Fabric:
     cluster = bytes(info.clusterUuid)
     state = int(info.state)
     return {

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -267,7 +266,6 @@ def binding(**functions: Any) -> Any:
         NVML_ERROR_GPU_IS_LOST=15,
         nvmlInit=lambda: None,
         nvmlShutdown=lambda: None,
-        c_nvmlGpuFabricInfo_t=ctypes.c_uint,
         **functions,
     )
 
