@@ -63,6 +63,11 @@ def _same_gpus(host: Host) -> str:
     return f"{_group(host)}: {_model(host)}"
 
 
+def _same_gpus_and_driver(host: Host) -> str:
+    """What comes with the driver differs where the driver does, and that is another finding, or a pin."""
+    return f"{_same_gpus(host)}, driver {host.driver_version}"
+
+
 def _model(host: Host) -> str:
     """What the host's GPUs are; by the bus, for a host whose driver says nothing."""
     return host.model or next((item["pci_device"] for item in host.facts["pci_gpus"]), "no GPU")
@@ -189,7 +194,7 @@ SUBJECTS: tuple[Subject, ...] = (
         "gsp-firmware-differs",
         WARNING,
         lambda host: host.uniform(lambda gpu: gpu["gsp_firmware_version"]),
-        _same_gpus,
+        _same_gpus_and_driver,
         f"The firmware comes with the driver: install that again with {DRIVER_ROLE} and reboot",
     ),
     Subject(

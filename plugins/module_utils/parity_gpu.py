@@ -111,7 +111,7 @@ ALIKE: tuple[tuple[str, str, Callable[[Gpu], Any], str, str], ...] = (
         "mig-mixed",
         WARNING,
         lambda gpu: gpu["mig"]["enabled"],
-        "some GPUs are cut into instances and others are whole",
+        "some GPUs are in MIG mode without an instance that could be used, and others are whole",
         "Set one mode (`nvidia-smi -i <GPU> -mig 0|1`), and reset the GPUs; pin `mig_layout` where a mix is meant",
     ),
     (
@@ -126,8 +126,11 @@ ALIKE: tuple[tuple[str, str, Callable[[Gpu], Any], str, str], ...] = (
 
 def alike(host: Host) -> Iterator[Finding]:
     """GPUs of one kind in one host are set up alike."""
+    # Whoever made instances on some GPUs only meant to.
+    empty = any(gpu["mig"]["enabled"] and not gpu["mig"]["instances"] for gpu in host.gpus)
+    meant = not empty or "mig_layout" in host.wanted.get("pins", {})
     for code, severity, read, cause, action in ALIKE:
-        if code == "mig-mixed" and "mig_layout" in host.wanted.get("pins", {}):
+        if code == "mig-mixed" and meant:
             continue
         for gpu, value, usual in host.odd_ones(read):
             yield _about(

@@ -403,6 +403,9 @@ def fabric_packages(host: Host) -> Iterator[Finding]:
 def fabric_services(host: Host) -> Iterator[Finding]:
     """The fabric manager (or IMEX) runs, stays up, and is the one on disk."""
     generation = host.platform["fabric_generation"]
+    # Services that could not be asked say nothing, and the facts tell of that themselves.
+    if not host.services:
+        return
     for part, name, code in (("fabric manager", FABRIC_MANAGER, "fabric-manager"), ("IMEX", "nvidia-imex", "imex")):
         if part not in NEEDED_PARTS.get(generation, {}):
             continue
