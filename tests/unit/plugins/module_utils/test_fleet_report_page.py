@@ -34,11 +34,11 @@ class Page(HTMLParser):
         self.close()
         self.faults += [f"<{tag}> is never closed" for tag, dummy in self.open]
 
-    def handle_starttag(self, tag, attributes):
-        names = [name for name, dummy in attributes]
+    def handle_starttag(self, tag, attrs):
+        names = [name for name, dummy in attrs]
         if len(set(names)) != len(names):
             self.faults.append(f"an attribute of <{tag}> is given twice")
-        element = {"tag": tag, "inside": [name for name, dummy in self.open], **dict(attributes)}
+        element = {"tag": tag, "inside": [name for name, dummy in self.open], **dict(attrs)}
         self.elements.append(element)
         if tag not in VOID:
             self.open.append((tag, element))
