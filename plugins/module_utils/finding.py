@@ -133,8 +133,8 @@ def report(findings: Sequence[Finding]) -> str:
         if finding.severity != ACCEPTED:
             groups.setdefault(finding.hosts, []).append(finding)
     lines = []
-    # What concerns the whole site first, then in the order of their first finding.
-    for hosts in sorted(groups, key=bool):
+    # What concerns the whole site first, then hosts with blockers, then in the order of their first finding.
+    for hosts in sorted(groups, key=lambda hosts: (bool(hosts), not blockers(groups[hosts]))):
         lines.append(f"== {describe_hosts(hosts)} ==")
         for finding in sorted(groups[hosts], key=lambda finding: finding.severity != ERROR):
             mark = "*" if finding.severity == ERROR else "- warning:"

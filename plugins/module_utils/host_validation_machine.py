@@ -359,8 +359,8 @@ class MachineChecks(Findings):
             self._error(
                 "package-broken",
                 "ansible_host",
-                f"leads to a host with packages that dpkg did not finish: {listed}{more}; until they are, apt installs "
-                "nothing else",
+                f"leads to a host with packages that dpkg did not finish: {listed}{more}; until it has, every run of "
+                "apt fails, whatever it installs",
                 "Run dpkg --configure --pending on the host and read why it fails; apt-get --fix-broken install brings "
                 "what is missing.",
             )

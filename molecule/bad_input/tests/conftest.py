@@ -106,6 +106,23 @@ def folders(hosts: dict[str, testinfra.host.Host]) -> None:
         )
 
 
+# Unpacks, and then cannot be configured: what a driver leaves behind when its module does not build.
+HALF_CONFIGURED = r"""
+set -eu
+mkdir -p /root/stuck/DEBIAN
+printf 'Package: stuck\nVersion: 1\nArchitecture: all\nMaintainer: A <a@example.org>\nDescription: fails\n' \
+  > /root/stuck/DEBIAN/control
+printf '#!/bin/sh\nexit 1\n' > /root/stuck/DEBIAN/postinst
+chmod 0755 /root/stuck/DEBIAN/postinst
+dpkg-deb --build /root/stuck /root/stuck.deb
+! dpkg --install /root/stuck.deb
+"""
+LOCK_DPKG = (
+    "import fcntl, time; handle = open('/var/lib/dpkg/lock-frontend', 'r+'); fcntl.lockf(handle, fcntl.LOCK_EX);"
+    "time.sleep(3600)"
+)
+
+
 @pytest.fixture(scope="class")
 def bad_hosts(hosts: dict[str, testinfra.host.Host]) -> Iterator[None]:
     """Hosts with everything that a host can have wrong."""
@@ -121,7 +138,16 @@ def bad_hosts(hosts: dict[str, testinfra.host.Host]) -> Iterator[None]:
     gateway_1.check_output(f"{squatter} 443")
     for host, port in ((engine_1, 8000), (gateway_1, 443)):
         host.check_output(f"for try in $(seq 50); do ss -Htln sport = :{port} | grep -q . && break; sleep 0.2; done")
+    # A package that was not finished, somebody who installs, little shared memory, a name server that is gone.
+    engine_1.check_output(HALF_CONFIGURED)
+    engine_2.check_output(
+        f'systemd-run --quiet --unit=upgrade /usr/bin/python3 -c "{LOCK_DPKG}" && mount -o remount,size=64m /dev/shm'
+    )
+    gateway_1.check_output("cp /etc/resolv.conf /root/resolv.conf && echo nameserver 127.0.0.9 > /etc/resolv.conf")
     yield
+    engine_1.check_output("dpkg --purge stuck && rm -r /root/stuck /root/stuck.deb")
+    engine_2.check_output("systemctl stop upgrade && mount -o remount,size=2g /dev/shm")
+    gateway_1.check_output("cat /root/resolv.conf > /etc/resolv.conf && rm /root/resolv.conf")
     engine_1.check_output(f"systemctl stop squatter; umount /srv/models; truncate -s 16M {FOLDER}/model.safetensors")
     engine_2.check_output("mv /etc/os-release.kept /etc/os-release")
     gateway_1.check_output("systemctl stop squatter")

@@ -22,7 +22,7 @@ def sections(output: str) -> dict[str, list[tuple[str, str, str]]]:
         if match := re.fullmatch(r"== (.*) ==", line):
             heading = match[1]
             found[heading] = []
-        elif match := re.fullmatch(r"  \* (\S+) (.*) \[([a-z0-9-]+)\]", line):
+        elif match := re.fullmatch(r"  (?:\*|- warning:) (\S+) (.*) \[([a-z0-9-]+)\]", line):
             found[heading].append((match[1], match[3], line))
     return found
 
@@ -67,6 +67,7 @@ def bad_site(site):
         {"name": "team-a", "key_sha256": "1" * 64},
     ]
     site["llm_engine_api_key"] = ""
+    site["preflight_minimum_without_gpu"] = {"shm_gib": 1}
     return site
 
 
@@ -79,12 +80,15 @@ EXPECTED = {
         ("llm_models", "disk-too-small"),
         ("llm_models[0].sources", "source-file-size"),
         ("llm_deployments[0].port", "port-taken"),
+        ("ansible_host", "package-broken"),
     },
     "engine-2": {
         ("llm_models[2].lock", "lock-invalid"),
         ("llm_deployments[2].name", "name-invalid"),
         ("llm_deployments[2].engine", "engine-not-built"),
         ("groups.gpu_hosts", "distribution-unsupported"),
+        ("preflight_minimum_without_gpu.shm_gib", "shm-too-small"),
+        ("ansible_host", "package-manager-locked"),
     },
     "engine-9": {("llm_deployments[2].hosts[1]", "deployment-host-unknown")},
     "gateway-1": {
@@ -98,6 +102,7 @@ EXPECTED = {
         ("llm_tenants[3].key_sha256", "tenant-key-duplicate"),
         ("llm_tenants[3].name", "name-duplicate"),
         ("gateway_https_port", "port-taken"),
+        ("/etc/apt/sources.list.d", "apt-source-unresolved"),
     },
     "engine-1, engine-2, ghost": {("vllm_version", "engine-version-unsafe")},
     "gateway-1, engine-1, engine-2, ghost": {("llm_engine_api_key", "engine-key-missing")},
@@ -142,6 +147,10 @@ class TestBadHostsAndBadSite:
             "tenant-key-hash-invalid": ["6 hex digits, expected 64"],
             "deployment-host-unknown": ["'engine-9'", "neither a host nor a group"],
             "lock-invalid": ["/nowhere/lost.yml", "No such file or directory"],
+            "package-broken": ["stuck (half-configured)"],
+            "package-manager-locked": ["process python3 (PID ", "/var/lib/dpkg/lock-frontend"],
+            "shm-too-small": ["asks for 1.0 GiB in /dev/shm", "the host has 64.0 MiB"],
+            "apt-source-unresolved": ["deb.debian.org"],
         }.items():
             assert [word for word in words if word not in lines[code]] == [], code
         taken = [
@@ -176,3 +185,29 @@ def test_an_accepted_advisory_is_no_blocker(run, site):
     site["vllm_accepted_advisories"] = sorted(set(names))
     done = run("preflight", site)
     assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture
+def lost_mirror(hosts):
+    """One package source of several with a name that does not exist."""
+    path = "/etc/apt/sources.list.d/lost.list"
+    hosts["engine-1"].check_output(f"echo deb http://mirror.invalid/debian bookworm main > {path}")
+    yield
+    hosts["engine-1"].check_output(f"rm {path}")
+
+
+@pytest.mark.usefixtures("lost_mirror")
+def test_a_warning_is_shown_and_stops_nothing(run, site):
+    done = run("preflight", site, "--check", "--diff")
+    assert done.returncode == 0, done.stdout
+    assert "Preflight found no blocker and 1 warning" in done.stdout
+    ((host, ((variable, code, line),)),) = sections(done.stdout).items()
+    assert (host, variable, code) == ("engine-1", "/etc/apt/sources.list.d", "apt-source-unresolved")
+    assert "mirror.invalid" in line
+
+
+def test_a_site_accepts_what_it_knows(run, site):
+    site.update(preflight_minimum_without_gpu={"shm_gib": 1000}, preflight_accept=["shm-too-small"])
+    done = run("preflight", site)
+    assert done.returncode == 0, done.stdout
+    assert "shm-too-small" not in done.stdout

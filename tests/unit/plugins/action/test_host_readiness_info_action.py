@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from unittest import mock
 
 import pytest
@@ -32,6 +33,13 @@ def ask(answer):
     assert "failed" not in result
     assert result["wanted"] == {"reserve_bytes": 7}
     return result
+
+
+@pytest.mark.parametrize(("ahead", "skew"), [(0, 0), (3600, 3600), (-3600, -3600)])
+def test_the_clock_is_compared_with_the_controllers(ahead, skew):
+    readiness = {"machine": {"clock": {"now": time.time() + ahead}}}
+    clock = ask({"readiness": readiness})["readiness"]["machine"]["clock"]
+    assert clock["skew_seconds"] == pytest.approx(skew, abs=5)
 
 
 def test_an_answer_is_handed_on():

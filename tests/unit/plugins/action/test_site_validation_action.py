@@ -74,6 +74,43 @@ def test_the_report_is_the_help_of_the_error(tmp_path):
     assert "== g2 ==\n  * ansible_host does not lead to the host: down" in text
 
 
+WITHOUT_NAMES = {**READY, "machine": {"apt_sources": ["http://a.example/"], "names": {"a.example": "lost"}}}
+UNFINISHED = {**READY, "machine": {"packages": {"broken": [{"name": "x", "state": "half-configured"}]}}}
+SWAPPED = {**READY, "machine": {"swap_used_bytes": 2**34}}
+
+
+def test_a_warning_is_shown_and_returned_and_fails_nothing(tmp_path):
+    with mock.patch("ansible.utils.display.Display.warning") as warning:
+        result = judge(tmp_path, answers={"g2": {"asked": {"readiness": SWAPPED}}})
+    assert "failed" not in result
+    assert [(item["code"], item["severity"]) for item in result["findings"]] == [("swap-used", "warning")]
+    (message,) = warning.call_args.args
+    assert message.startswith("Preflight found no blocker and 1 warning")
+    assert "== g2 ==\n  - warning: ansible_host leads to" in warning.call_args.kwargs["help_text"]
+
+
+def test_what_is_accepted_is_returned_and_neither_fails_nor_is_shown(tmp_path):
+    wanted = {"accept": ["package-broken"]}
+    with mock.patch("ansible.utils.display.Display.warning") as warning:
+        result = judge(tmp_path, answers={"g2": {"asked": {"readiness": UNFINISHED, "wanted": wanted}}})
+    assert "failed" not in result
+    assert [(item["code"], item["severity"]) for item in result["findings"]] == [("package-broken", "accepted")]
+    warning.assert_not_called()
+
+
+def test_warnings_stand_beside_what_fails(tmp_path):
+    answers = {"g2": {"asked": {"readiness": WITHOUT_NAMES}}, "g3": {"asked": {"readiness": SWAPPED}}}
+    with pytest.raises(AnsibleError) as caught:
+        judge(tmp_path, answers=answers)
+    assert caught.value.message.startswith("Preflight found 1 blocker and 1 warning")
+    assert str(caught.value._help_text).index("apt-source-unresolved") < str(caught.value._help_text).index("swap-used")
+
+
+def test_a_token_that_is_not_there_is_a_finding(tmp_path):
+    result = judge(tmp_path, hub_token_file=str(tmp_path / "none"), return_findings=True)
+    assert [item["code"] for item in result["findings"]] == ["hub-token-unusable"]
+
+
 def test_findings_as_data_when_asked_for(tmp_path):
     result = judge(tmp_path, port=1, return_findings=True)
     assert result["failed"] is True

@@ -145,14 +145,18 @@ def test_a_folder_is_compared_by_size(tmp_path):
     }
 
 
-def test_everything_in_one_answer(tmp_path):
+def test_everything_in_one_answer(tmp_path, monkeypatch):
+    # The machine has tests of its own, and this one would resolve its names.
+    monkeypatch.setattr(readiness, "read_machine", lambda system, mounts, names: (system.root, mounts, names))
     (tmp_path / "model").mkdir()
     found = readiness.read_readiness(
         paths=[str(tmp_path)],
         ports=[1],
         models=[str(tmp_path / "model"), str(tmp_path / "other")],
         source_folders=[{"path": str(tmp_path), "files": [{"path": "a", "size": 1}]}, {"path": "/nowhere"}],
+        names=["pypi.example"],
     )
+    assert found["machine"] == ("/", {str(tmp_path): found["space"][0]["mount"]}, ["pypi.example"])
     assert [item["published"] for item in found["models"]] == [True, False]
     assert [item["exists"] for item in found["source_folders"]] == [True, False]
     assert [item["path"] for item in found["space"]] == [str(tmp_path)]
