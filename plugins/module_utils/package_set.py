@@ -245,6 +245,12 @@ def make_plan(request: Request, host: Host, check_mode: bool) -> Plan:
     offers = _read_offers(host, [*request.packages, *relevant])
     versions = _choose(request, offers, installed)
     if "" in versions.values() and check_mode:
+        if request.source_pending and (request.source_file or not any(offers.values())):
+            return Plan(
+                versions={name: request.version for name in request.packages},
+                unknown="apt on the host does not know the source yet, so it cannot be asked what it has",
+                before=relevant,
+            )
         return _outlook(request, host, relevant, installed)
     if "" in versions.values():
         _refresh(request, host)
@@ -279,14 +285,10 @@ def make_plan(request: Request, host: Host, check_mode: bool) -> Plan:
 def _outlook(
     request: Request, host: Host, relevant: Mapping[str, Installed], installed: Mapping[str, Installed]
 ) -> Plan:
-    """Say in check mode what can be said of a version that apt's lists on the host do not have."""
-    if request.source_pending:
-        return Plan(
-            versions={name: request.version for name in request.packages},
-            unknown="apt on the host does not know the source yet, so it cannot be asked what it has",
-            before=relevant,
-        )
-    # Its lists may be old. They are fetched into a folder that goes again, so that the host stays as it is.
+    """Say in check mode what can be said of a version that apt's lists on the host do not have.
+
+    They may be old. So they are fetched into a folder that goes again, and the host stays as it is.
+    """
     with tempfile.TemporaryDirectory(prefix="baremetal-llm-apt-") as folder:
         aside = ("-o", f"Dir::State::Lists={folder}", "-o", "Dir::Cache::pkgcache=", "-o", "Dir::Cache::srcpkgcache=")
         # The user that apt fetches as.

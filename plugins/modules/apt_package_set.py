@@ -58,7 +58,8 @@ options:
   source_pending:
     description:
       - Whether apt cannot know the source yet, because an earlier task would only have made it (check mode).
-      - In check mode the module then says what it would install, instead of failing because nobody has it.
+      - In check mode the module then says what it would install, instead of failing because nobody has it. Without
+        O(source_file) only if apt knows none of the packages at all.
     type: bool
     default: false
   version_setting:
@@ -96,6 +97,11 @@ packages:
   returned: success
   type: dict
   sample: {nvidia-container-toolkit: 1.20.0-1}
+previous:
+  description: Version of each package of the set before the run; those that were absent are not in it.
+  returned: success
+  type: dict
+  sample: {nvidia-container-toolkit: 1.19.1-1}
 installed:
   description: What apt was told to install, empty if all was there.
   returned: success
@@ -176,6 +182,7 @@ def main() -> None:
     module.exit_json(
         changed=plan.changed,
         packages=dict(plan.versions),
+        previous={name: state.version for name, state in plan.before.items()},
         installed=list(plan.install),
         held=list(plan.hold),
         removed=list(plan.remove),
