@@ -1,11 +1,11 @@
 # Copyright (c) 2026, baremetal.llm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Which CUDA an engine was built for, which driver a CUDA needs, and which drivers are still looked after.
+"""Which CUDA an engine was built for, which driver a CUDA needs, and from which version on drivers are safe.
 
 Tables, not feeds: they are as old as this release of the collection. Sources: NVIDIA's CUDA release notes (driver of
-each toolkit, oldest driver of each major version), NVIDIA's list of supported drivers, the security bulletins of
-September 2026, and the engines' own release builds.
+each toolkit, oldest driver of each major version), its security bulletins of September 2026, and the engines' own
+release builds.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ MAJOR_DRIVERS: Mapping[int, str] = {11: "450.80.02", 12: "525.60.13", 13: "580.6
 # The oldest GPUs that a CUDA of that major version generates code for.
 MAJOR_CAPABILITIES: Mapping[int, str] = {11: "3.5", 12: "5.0", 13: "7.5"}
 
-# Branches that get fixes, each with the oldest version without a published vulnerability.
+# By branch the oldest version without a published vulnerability. Which branches get fixes: driver_set_data.BRANCHES.
 SECURE_DRIVERS: Mapping[str, str] = {
     "580": "580.178.04",
     "595": "595.91.07",

@@ -28,13 +28,13 @@ from typing import Any
 
 from ansible_collections.baremetal.llm.plugins.module_utils import parity_gpu, parity_system
 from ansible_collections.baremetal.llm.plugins.module_utils.cuda_requirements import (
-    SECURE_DRIVERS,
     UnknownBuild,
     branch,
     engine_build,
     minimum_driver,
     version_key,
 )
+from ansible_collections.baremetal.llm.plugins.module_utils.driver_set_data import BRANCHES
 from ansible_collections.baremetal.llm.plugins.module_utils.gpu_facts import FORMAT_VERSION, HostFacts
 from ansible_collections.baremetal.llm.plugins.module_utils.parity_facts import Host, Wanted
 from ansible_collections.baremetal.llm.plugins.module_utils.parity_finding import (
@@ -142,7 +142,7 @@ EXPLAINED_BY: Mapping[str, Sequence[str]] = {
     "container-toolkit-insecure": ("container-toolkit-differs",),
     "acs-redirects": ("iommu-translates",),
     # Across hosts: a host with a fault of its own need not be told that it is unlike the others
-    "driver-differs": (*_PACKAGES, "library-module-mismatch"),
+    "driver-differs": _VERSIONS,
     "module-flavour-differs": _FLAVOUR,
     "kernel-differs": ("module-missing", *_BUILD),
     "gsp-firmware-differs": ("driver-differs", "reboot-pending", "gsp-firmware-mixed"),
@@ -318,10 +318,10 @@ def _problems(wanted: Wanted) -> Iterator[str]:
             continue
         # A branch may still be fulfilled by its newest version.
         if driver and version_key(driver + ".999" * (driver.count(".") == 0)) < version_key(minimum_driver(cuda)):
-            newest = ", ".join(SECURE_DRIVERS)
+            alive = ", ".join(str(item.number) for item in BRANCHES.values() if not item.ended)
             yield (
                 f"pins.driver_version {driver} contradicts {need.get('engine')} {need.get('version', '')}, built for "
-                f"CUDA {cuda}, which needs {minimum_driver(cuda)}; branches with fixes are {newest}"
+                f"CUDA {cuda}, which needs {minimum_driver(cuda)}; branches with fixes are {alive}"
             )
     if driver and pins.get("module_flavour") == "open" and int(branch(driver)) < 515:
         yield f"pins.module_flavour open contradicts pins.driver_version {driver}: open modules exist from 515 on"

@@ -52,23 +52,6 @@ CONTAINER_TOOLKIT = (
 # Packages that were removed, with or without their configuration.
 _ABSENT = ("config-files", "not-installed")
 
-# First and last PCI device of each architecture: what a GPU is when no driver speaks for it.
-_DEVICES = (
-    ("maxwell", 0x1340, 0x17FF),
-    ("pascal", 0x15F0, 0x15FF),
-    ("pascal", 0x1B00, 0x1D7F),
-    ("volta", 0x1D80, 0x1DFF),
-    ("turing", 0x1E00, 0x1FFF),
-    ("ampere", 0x2080, 0x20FF),
-    ("turing", 0x2180, 0x21FF),
-    ("ampere", 0x2200, 0x22FF),
-    ("hopper", 0x2300, 0x23FF),
-    ("ampere", 0x2400, 0x25FF),
-    ("ada", 0x2600, 0x28FF),
-    ("blackwell", 0x2900, 0x2FFF),
-    ("blackwell", 0x3180, 0x31FF),
-)
-
 
 class EngineNeed(TypedDict, total=False):
     """What an engine needs. `cuda` and `compute_capability` default to what its build is known to be made for."""
@@ -110,12 +93,6 @@ def driver_version(package: Package) -> str | None:
         return None
     match = _DRIVER_VERSION.match(package["version"])
     return match.group(1) if match else None
-
-
-def architecture(pci_device: str) -> str | None:
-    """The architecture of a GPU by its PCI device, `10de:2330`."""
-    number = int(pci_device.split(":")[1], 16)
-    return next((name for name, first, last in _DEVICES if first <= number <= last), None)
 
 
 def most_common(values: Iterable[Any]) -> tuple[Any, int]:

@@ -17,14 +17,16 @@ from ansible_collections.baremetal.llm.plugins.module_utils.cuda_requirements im
     branch,
     version_key,
 )
+from ansible_collections.baremetal.llm.plugins.module_utils.driver_set import architecture_of
+from ansible_collections.baremetal.llm.plugins.module_utils.driver_set_data import ARCHITECTURES, BRANCHES
 from ansible_collections.baremetal.llm.plugins.module_utils.parity_facts import (
     CONTAINER_TOOLKIT,
     FABRIC_PARTS,
     Host,
-    architecture,
     upstream,
 )
 from ansible_collections.baremetal.llm.plugins.module_utils.parity_finding import ERROR, NOTE, WARNING, Finding
+from ansible_collections.baremetal.llm.plugins.module_utils.parity_fleet import matches
 
 ROLE = "the role nvidia_driver"
 FABRIC_MANAGER = "nvidia-fabricmanager"
@@ -36,9 +38,6 @@ NEEDED_PARTS = {
 }
 # How often a service may have been started again before it counts as one that does not stay up.
 TOLERATED_RESTARTS = 3
-# Kinds of GPUs that only one flavour of the kernel module drives.
-OPEN_ONLY = ("blackwell",)
-PROPRIETARY_ONLY = ("maxwell", "pascal", "volta")
 EMULATED = ("", "none")
 
 
@@ -175,28 +174,28 @@ def module_build(host: Host) -> Iterator[Finding]:
 def module_flavour(host: Host) -> Iterator[Finding]:
     module = host.running_module
     flavour = host.loaded["flavour"] or (module["flavour"] if module else None)
-    kinds = {gpu["architecture"] for gpu in host.gpus} | {
-        architecture(item["pci_device"]) for item in host.facts["pci_gpus"]
-    }
-    grace = host.platform["architecture"] == "aarch64" and "hopper" in kinds
-    if flavour == "proprietary" and (grace or kinds & set(OPEN_ONLY)):
+    arm = "arm64" if host.platform["architecture"] == "aarch64" else "amd64"
+    kinds = {architecture_of(item["pci_device"], arm) for item in host.facts["pci_gpus"]} & set(ARCHITECTURES)
+    only_open = sorted(kind for kind in kinds if not ARCHITECTURES[kind].proprietary_modules)
+    only_proprietary = sorted(kind for kind in kinds if not ARCHITECTURES[kind].open_modules)
+    if flavour == "proprietary" and only_open:
         yield Finding(
             "open-module-required",
             ERROR,
             "module_flavour",
             "open",
             "proprietary",
-            "Grace Hopper and Blackwell GPUs are driven by the open kernel modules only",
+            f"the proprietary module does not drive {' and '.join(only_open)} GPUs",
             f"Install the open flavour with {ROLE} and reboot",
         )
-    if flavour == "open" and kinds & set(PROPRIETARY_ONLY):
+    if flavour == "open" and only_proprietary:
         yield Finding(
             "proprietary-module-required",
             ERROR,
             "module_flavour",
             "proprietary",
             "open",
-            "the open kernel modules drive Turing and newer; GPUs of Volta, Pascal and Maxwell stay dark",
+            f"the open module does not drive {' and '.join(only_proprietary)} GPUs, only Turing and newer",
             f"Install the proprietary flavour with {ROLE}, from a branch that still supports the GPU, and reboot",
         )
 
@@ -228,7 +227,7 @@ def library_and_module(host: Host) -> Iterator[Finding]:
         return
     if module and module["version"] == library:
         pin = str(host.wanted.get("pins", {}).get("driver_version") or "")
-        back = pin == loaded
+        elsewhere = pin and not matches("driver_version", pin, library)
         yield Finding(
             "reboot-pending",
             ERROR,
@@ -236,8 +235,8 @@ def library_and_module(host: Host) -> Iterator[Finding]:
             library,
             loaded,
             "the driver was upgraded under the running module: new programs fail, and the next boot changes the driver",
-            f"The site's pin is {pin}: install that version again with {ROLE}, and hold it"
-            if back
+            f"The site's pin is {pin}: install that with {ROLE} before any reboot, and hold it"
+            if elsewhere
             else "Drain the host and reboot it; hold the packages so that this happens only on purpose",
         )
     else:
@@ -344,16 +343,17 @@ def packages_held(host: Host) -> Iterator[Finding]:
 
 def driver_supported(host: Host) -> Iterator[Finding]:
     version = host.driver_version
-    if not version:
+    if not version or not branch(version).isdigit():
         return
-    number, newest = branch(version), max(SECURE_DRIVERS, key=int)
-    minimum = SECURE_DRIVERS.get(number)
-    if minimum is None and number.isdigit() and int(number) < int(newest):
+    number = branch(version)
+    known, minimum = BRANCHES.get(int(number)), SECURE_DRIVERS.get(number)
+    if (known and known.ended) or int(number) < min(BRANCHES):
+        alive = ", ".join(str(item.number) for item in BRANCHES.values() if not item.ended)
         yield Finding(
             "driver-branch-ended",
             ERROR,
             "driver_version",
-            f"a branch with fixes: {', '.join(SECURE_DRIVERS)}",
+            f"a branch with fixes: {alive}",
             version,
             f"branch {number} gets no fixes any more, and its published vulnerabilities stay open",
             f"Move to a supported branch with {ROLE}; if the GPU needs this one, accept the code",

@@ -630,6 +630,13 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault("upgraded under the running module", "reboot-pending", upgraded),
     Fault("upgraded, the pin knows better", "reboot-pending", upgraded, wanted={"pins": {"driver_version": DRIVER}}),
+    Fault(
+        "the fleet was upgraded, one host not rebooted",
+        "reboot-pending",
+        lambda hosts: [(upgraded if name == "h1" else driver_of(NEWER))(facts) for name, facts in hosts.items()],
+        hosts=0,
+        found_on=("h1",),
+    ),
     Fault("half an upgrade", "driver-half-upgraded", half_upgraded),
     Fault(
         "library moved without the rest, by hand",

@@ -330,6 +330,7 @@ CHANGES: dict[str, Change] = {
     "unsigned module under Secure Boot": both(secure_boot, no_driver, put("kernels", "*", "module", "signer", None)),
     "upgraded under the running module": upgraded,
     "upgraded, the pin knows better": upgraded,
+    "the fleet was upgraded, one host not rebooted": upgraded,
     "half an upgrade": half_upgraded,
     "library moved without the rest, by hand": both(
         without(
@@ -471,7 +472,10 @@ CHANGES: dict[str, Change] = {
     "another power limit": gpu("*", "power", "limit_milliwatts", 500000),
 }
 # What the hosts without the fault are like, where that is not healthy as it is.
-OTHERS: dict[str, Change] = {"another CUDA toolkit": put("cuda_toolkit_version", "13.0.2")}
+OTHERS: dict[str, Change] = {
+    "another CUDA toolkit": put("cuda_toolkit_version", "13.0.2"),
+    "the fleet was upgraded, one host not rebooted": driver_of(NEWER),
+}
 # Nothing that a host could be like.
 NOT_OF_A_HOST = {"no answer", "facts of the future"}
 
