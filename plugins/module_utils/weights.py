@@ -15,20 +15,26 @@ import errno
 import fcntl
 import os
 import shutil
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
-from ansible_collections.baremetal.llm.plugins.module_utils.lock import Lock, LockFile, index_problems, is_index
+from ansible_collections.baremetal.llm.plugins.module_utils.lock import Lock, index_problems, is_index
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_errors import (
+    DiskError,
+    Stopped,
+    TooLate,
+    disk_error,
+)
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_files import (
     RECORD_NAME,
     fsync_folder,
     state_of,
-    structure_problem,
     walk,
     write_record,
 )
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_pace import Transport
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_plan import (
     Finding,
     Outcome,
@@ -42,42 +48,47 @@ from ansible_collections.baremetal.llm.plugins.module_utils.weights_plan import 
     part_name,
     part_path,
     parts_path,
+    progress_path,
     space_text,
     tree_path,
     work_path,
     workers,
 )
-from ansible_collections.baremetal.llm.plugins.module_utils.weights_sources import (
-    DiskError,
-    PartWriter,
-    Source,
-    SourceError,
-    Stopped,
-    disk_error,
-)
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_progress import Progress
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_segments import JOURNAL_SUFFIX
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_sources import Source
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_transfer import FileTransfer, Run
 
 _ABANDONED_SECONDS = 7 * 86400
 
 
-def ensure(lock: Lock, sources: Sequence[Source], settings: Settings, check_mode: bool = False) -> Outcome:
+def ensure(
+    lock: Lock,
+    sources: Sequence[Source],
+    settings: Settings,
+    check_mode: bool = False,
+    transport: Transport = Transport(),  # noqa: B008  (it is frozen)
+) -> Outcome:
     """Make `<root>/<model>/<revision>` hold exactly the lock's files, or raise WeightsError and leave it as it was."""
+    labels = [str(source.label) for source in sources]
     try:
         plan = examine(lock, settings)
         if not plan.changes and not plan.rehashed:
             return Outcome(plan.target, message=f"{lock.model} at {lock.revision} is published and verified")
         check_space(lock, plan, settings)
         if check_mode:
-            return forecast(lock, plan, settings)
+            return forecast(lock, plan, settings, labels)
         with _exclusive(lock, settings) as waited:
             if waited:
                 plan = examine(lock, settings)
                 check_space(lock, plan, settings)
-            outcome = forecast(lock, plan, settings)
-            outcome.bytes_fetched = 0
+            outcome = forecast(lock, plan, settings, labels)
+            outcome.bytes_fetched, outcome.sources = 0, []
             if plan.wanted:
-                outcome.findings, outcome.bytes_fetched = _fetch(lock, plan, sources, settings)
-            if plan.changes or plan.rehashed:
+                _fetch(lock, plan, sources, settings, transport, outcome)
+            if plan.content_changes or plan.rehashed:
                 _publish(lock, plan, settings)
+            _switch(lock, plan, settings)
             _clean(lock, settings)
     except DiskError as error:
         raise WeightsError(f"{lock.model}: {error}; {space_text(work_path(lock, settings), settings)}") from error
@@ -129,12 +140,17 @@ def _exclusive(lock: Lock, settings: Settings) -> Iterator[bool]:
         while True:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
+                if not _is_running(_holder(descriptor)):
+                    break
+                # Some network file systems say yes to everybody.
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
             except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
+                if error.errno not in (errno.EAGAIN, errno.EACCES, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
                     raise
+                if error.errno not in (errno.EAGAIN, errno.EACCES) and not _is_running(_holder(descriptor)):
+                    break
             if waited >= settings.lock_timeout_seconds:
-                holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+                holder = _holder(descriptor).partition(" ")[0] or "unknown"
                 raise WeightsError(
                     f"{lock.model}: another run (process {holder}) has been fetching this model for {waited:.0f} s; "
                     "wait for it or stop it"
@@ -142,10 +158,49 @@ def _exclusive(lock: Lock, settings: Settings) -> Iterator[bool]:
             settings.sleep(1.0)
             waited += 1.0
         os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        yield waited > 0
+        os.pwrite(descriptor, _myself().encode(), 0)
+        try:
+            yield waited > 0
+        finally:
+            with contextlib.suppress(OSError):
+                os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def _myself() -> str:
+    """This process, in words that no other one has: number, start time, boot of the host."""
+    return f"{os.getpid()} {_start_of(os.getpid())} {_boot()}\n"
+
+
+def _holder(descriptor: int) -> str:
+    return os.pread(descriptor, 128, 0).decode("ascii", "replace").strip()
+
+
+def _is_running(holder: str) -> bool:
+    """Whether another process of this host says in the lock file that it is at work, and lives."""
+    words = holder.split()
+    if len(words) != 3 or not words[0].isdigit() or int(words[0]) == os.getpid() or words[2] != _boot():
+        return False
+    return words[1] != "0" and _start_of(int(words[0])) == words[1]
+
+
+def _start_of(process: int) -> str:
+    try:
+        with open(f"/proc/{process}/stat", encoding="utf-8", errors="replace") as stream:
+            fields = stream.read().rpartition(")")[2].split()
+    except OSError:
+        return "0"
+    # A process that ended and was not fetched yet (a zombie) holds nothing.
+    return "0" if fields[0] == "Z" else fields[19]
+
+
+def _boot() -> str:
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:
+            return stream.read().strip()
+    except OSError:
+        return "-"
 
 
 def _recover(lock: Lock, plan: Plan, settings: Settings) -> None:
@@ -158,6 +213,7 @@ def _recover(lock: Lock, plan: Plan, settings: Settings) -> None:
             os.replace(staged, part)
     shutil.rmtree(tree, ignore_errors=True)
     names = {part_name(file) for file in plan.wanted}
+    names |= {name + JOURNAL_SUFFIX for name in names}
     for entry in os.listdir(parts):
         if entry not in names:
             os.unlink(os.path.join(parts, entry))
@@ -180,113 +236,71 @@ def _newest(folder: str) -> float:
 # Fetching
 
 
-class _Fetch:
-    """The state that the files of one run share."""
-
-    def __init__(self, lock: Lock, sources: Sequence[Source], settings: Settings) -> None:
-        self.lock = lock
-        self.settings = settings
-        self.stop = threading.Event()
-        self.sources: list[Source] = []
-        self.unavailable: list[Finding] = []
-        for source in sources:
-            try:
-                source.check()
-                self.sources.append(source)
-            except SourceError as error:
-                self.unavailable.append(_finding("", source, error))
-
-    def one(self, file: LockFile) -> tuple[bool, list[Finding], int]:
-        """Fetch one file: whether it is right now, what went wrong on the way, how many bytes came."""
-        path = part_path(self.lock, file, self.settings)
-        findings: list[Finding] = []
-        try:
-            with PartWriter(path, file, self.stop) as part:
-                done = self._take_over(part)
-                for source in () if done else self.sources:
-                    try:
-                        self._deliver(source, file, part)
-                        done = True
-                        break
-                    except SourceError as error:
-                        findings.append(_finding(file.path, source, error))
-                if done:
-                    part.sync()
-                received, empty = part.received, part.offset == 0
-        except Stopped:
-            return False, findings, 0
-        except DiskError:
-            self.stop.set()
-            raise
-        except OSError as error:
-            self.stop.set()
-            raise disk_error(error, path) from error
-        if done:
-            problem = structure_problem(file.path, path)
-            if problem:
-                findings.append(
-                    Finding(
-                        file.path,
-                        "",
-                        "structure",
-                        f"is what the lock says, but {problem}: the lock was made from a broken file, "
-                        "lock the model again",
-                    )
-                )
-                done, empty = False, True
-        if not done and empty:
-            os.unlink(path)
-        return done, findings, received
-
-    @staticmethod
-    def _take_over(part: PartWriter) -> bool:
-        """Whether what is there needs no source: a part that came to its end, and every file that is empty."""
-        if part.complete:
-            if part.sha256 == part.file.sha256:
-                return True
-            part.restart()
-        return False
-
-    @staticmethod
-    def _deliver(source: Source, file: LockFile, part: PartWriter) -> None:
-        while True:
-            resumed = part.offset > 0
-            source.deliver(file, part)
-            if not part.complete:
-                raise SourceError("truncated", "delivered too few bytes", str(file.size), str(part.offset))
-            digest = part.sha256
-            if digest == file.sha256:
-                return
-            part.restart()
-            if not resumed:
-                raise SourceError("digest", "delivered other bytes than the lock says (SHA-256)", file.sha256, digest)
-            # The beginning came from an earlier run or another source and may be what is wrong.
-
-
-def _finding(path: str, source: Source, error: SourceError) -> Finding:
-    return Finding(path, str(source.label), error.problem, error.message, error.expected, error.actual)
-
-
-def _fetch(lock: Lock, plan: Plan, sources: Sequence[Source], settings: Settings) -> tuple[list[Finding], int]:
+def _fetch(
+    lock: Lock, plan: Plan, sources: Sequence[Source], settings: Settings, transport: Transport, outcome: Outcome
+) -> None:
     """Bring every wanted file into its part, or raise with everything that is wrong."""
     _recover(lock, plan, settings)
-    fetch = _Fetch(lock, sources, settings)
-    with ThreadPoolExecutor(workers(settings)) as pool:
-        results = list(pool.map(fetch.one, plan.wanted))
-    findings = list(fetch.unavailable)
+    run = Run(sources, transport)
+    # The largest first, so that no long one is left alone at the end.
+    files = sorted(plan.wanted, key=lambda file: -file.size)
+    transfers = [FileTransfer(run, file, part_path(lock, file, settings)) for file in files]
+    late = False
+
+    def one(transfer: FileTransfer) -> bool:
+        try:
+            return transfer.fetch()
+        except Stopped:
+            return False
+        except BaseException:
+            run.stop()
+            raise
+
+    with Progress(progress_path(lock, settings), lambda: _look(lock, run, transfers)):
+        try:
+            with ThreadPoolExecutor(workers(settings)) as pool:
+                try:
+                    results = list(pool.map(one, transfers))
+                except BaseException:
+                    run.stop()
+                    raise
+        except TooLate:
+            late = True
+            results = [transfer.done for transfer in transfers]
+        except OSError as error:
+            raise disk_error(error, part_path(lock, files[0], settings)) from error
+        finally:
+            run.client.abort()
+    outcome.seconds = round(transport.clock() - run.began, 3)
+    outcome.bytes_fetched = run.received
+    outcome.retries = run.retries
+    outcome.connections = max((line.most_alive for line in run.lines), default=0)
+    outcome.sources = [
+        {
+            "source": line.label,
+            "bytes": line.received,
+            "retries": line.retries,
+            "connections": line.most_alive,
+        }
+        for line in run.lines
+    ]
+    findings = list(run.findings)
     bad = []
-    received = 0
-    for file, (done, found, count) in zip(plan.wanted, results):
-        findings.extend(found)
-        received += count
+    for transfer, done in zip(transfers, results):
+        findings.extend(transfer.findings)
         if not done:
-            bad.append(file)
+            bad.append(transfer.file)
+    outcome.findings = findings
     if bad:
         with contextlib.suppress(OSError):
             os.removedirs(parts_path(lock, settings))
         state = "the files published before are as they were" if plan.exists else "nothing was published"
+        have = sum(transfer.have for transfer in transfers)
+        total = sum(file.size for file in files)
+        reason = f"deadline_seconds ({transport.deadline_seconds:.0f}) passed, " if late else ""
         raise WeightsError(
-            f"{lock.model} at {lock.revision}: {len(bad)} of {len(plan.wanted)} files could not be had, {state}",
+            f"{lock.model} at {lock.revision}: {reason}{len(bad)} of {len(plan.wanted)} files could not be had, "
+            f"{state}; {have} of {total} bytes are kept, and the next run goes on from there",
             findings,
         )
     problems: list[Finding] = []
@@ -303,7 +317,31 @@ def _fetch(lock: Lock, plan: Plan, sources: Sequence[Source], settings: Settings
         raise WeightsError(
             f"{lock.model} at {lock.revision}: the model is not complete; lock it again with all its shards", problems
         )
-    return findings, received
+
+
+def _look(lock: Lock, run: Run, transfers: Sequence[FileTransfer]) -> dict[str, Any]:
+    """How far the run is, for those who watch."""
+    active = [transfer for transfer in transfers if transfer.active]
+    return {
+        "model": lock.model,
+        "revision": lock.revision,
+        "bytes_total": sum(transfer.file.size for transfer in transfers),
+        "bytes_done": sum(transfer.have for transfer in transfers),
+        "files_total": len(transfers),
+        "files_done": sum(transfer.done for transfer in transfers),
+        "files": [
+            {
+                "path": transfer.file.path,
+                "size": transfer.file.size,
+                "bytes_done": transfer.have,
+                "source": transfer.source,
+            }
+            for transfer in active
+        ],
+        "source": next((transfer.source for transfer in active if transfer.source), ""),
+        "connections": sum(line.alive for line in run.lines),
+        "retries": run.retries,
+    }
 
 
 # Publishing
@@ -350,6 +388,31 @@ def _publish(lock: Lock, plan: Plan, settings: Settings) -> None:
     if not plan.exists:
         os.rename(folder, plan.target)
         fsync_folder(os.path.dirname(plan.target))
+
+
+def _switch(lock: Lock, plan: Plan, settings: Settings) -> None:
+    """Let the link lead to the revision, which is whole now; then remove the revisions that are too many."""
+    work = work_path(lock, settings)
+    if plan.link:
+        temporary = os.path.join(work, "link")
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        os.symlink(lock.revision, temporary)
+        if settings.uid is not None or settings.gid is not None:
+            os.chown(
+                temporary,
+                -1 if settings.uid is None else settings.uid,
+                -1 if settings.gid is None else settings.gid,
+                follow_symlinks=False,
+            )
+        os.replace(temporary, plan.link)
+        fsync_folder(os.path.dirname(plan.link))
+    for path in plan.outdated:
+        # Out of sight first, so that nobody ever sees half of a revision. Who has its files open keeps them.
+        grave = os.path.join(work, "removed-" + os.path.basename(path))
+        shutil.rmtree(grave, ignore_errors=True)
+        os.rename(path, grave)
+        shutil.rmtree(grave, ignore_errors=True)
 
 
 def _remove(path: str) -> None:

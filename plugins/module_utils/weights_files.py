@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import stat
 import struct
 import tempfile
@@ -56,6 +57,23 @@ def write_atomically(path: str, content: bytes, mode: int) -> None:
             os.unlink(temporary)
         raise
     fsync_folder(folder)
+
+
+def file_system(path: str) -> str:
+    """The kind of file system that a path lies on, as mountinfo calls it; nothing if that cannot be said."""
+    folder = os.path.realpath(os.path.dirname(path) or ".")
+    best, kind = "", ""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as stream:
+            for line in stream:
+                left, dummy, right = line.partition(" - ")
+                mount = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), left.split()[4])
+                inside = folder == mount or folder.startswith(mount.rstrip("/") + "/")
+                if inside and len(mount) >= len(best):
+                    best, kind = mount, right.split()[0]
+    except (OSError, IndexError):
+        return ""
+    return kind
 
 
 def fsync_folder(path: str) -> None:

@@ -7,10 +7,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import grp
 import hashlib
 import os
 import pwd
+import re
 import stat
 import time
 from collections.abc import Sequence
@@ -22,18 +24,21 @@ from ansible_collections.baremetal.llm.plugins.module_utils.lock import DEFAULT_
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_files import (
     RECORD_NAME,
     FileState,
+    file_system,
     hash_file,
     read_record,
     walk,
 )
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_progress import PROGRESS_NAME
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_segments import GIB, kept_bytes
 
 WORK_NAME = ".fetch"
-GIB = 1024**3
+_SHARED = re.compile(r"nfs4?|cifs|smb3|lustre|gpfs|ceph|9p|glusterfs|beegfs|ocfs2|gfs2|afs|fuse(\..*)?")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a model is kept on a host. `uid` and `gid` of None leave ownership as it is."""
+    """How a model is kept on a host. None leaves ownership as it is, and keeps all revisions."""
 
     root: str = DEFAULT_ROOT
     uid: int | None = None
@@ -44,6 +49,8 @@ class Settings:
     reserve_bytes: int = GIB
     parallel_files: int = 0
     lock_timeout_seconds: float = 3600.0
+    link: str = ""
+    keep_revisions: int | None = None
     statvfs: Callable[[str], Any] = os.statvfs
     sleep: Callable[[float], None] = time.sleep
 
@@ -86,10 +93,16 @@ class Plan:
     extras: list[str] = field(default_factory=list)
     attributes: list[str] = field(default_factory=list)
     rehashed: list[str] = field(default_factory=list)
+    link: str = ""
+    outdated: list[str] = field(default_factory=list)
+
+    @property
+    def content_changes(self) -> bool:
+        return bool(not self.exists or not self.recorded or self.wanted or self.extras or self.attributes)
 
     @property
     def changes(self) -> bool:
-        return bool(not self.exists or not self.recorded or self.wanted or self.extras or self.attributes)
+        return bool(self.content_changes or self.link or self.outdated)
 
 
 @dataclass
@@ -98,6 +111,11 @@ class Outcome:
     changed: bool = False
     files_fetched: int = 0
     bytes_fetched: int = 0
+    files: list[dict[str, Any]] = field(default_factory=list)
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    seconds: float = 0.0
+    retries: int = 0
+    connections: int = 0
     findings: list[Finding] = field(default_factory=list)
     message: str = ""
     before: str = ""
@@ -175,7 +193,41 @@ def examine(lock: Lock, settings: Settings, read_bytes: bool = True) -> Plan:
                 plan.attributes.append(path)
         elif not any(parent in plan.extras or parent in paths for parent in parents_of(path)):
             plan.extras.append(path)
+    _examine_revisions(lock, plan, settings)
     return plan
+
+
+def _examine_revisions(lock: Lock, plan: Plan, settings: Settings) -> None:
+    """Where the link leads, and which earlier revisions are more than are to be kept."""
+    folder = os.path.dirname(plan.target)
+    if settings.link:
+        place = os.path.join(folder, settings.link)
+        try:
+            leads_to = os.readlink(place)
+        except FileNotFoundError:
+            leads_to = ""
+        except OSError as error:
+            raise WeightsError(
+                f"{lock.model}: {place} is not a symbolic link; remove it or choose another link"
+            ) from error
+        if leads_to != lock.revision:
+            plan.link = place
+    if settings.keep_revisions is None or not os.path.isdir(folder):
+        return
+    others = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if (
+                re.fullmatch(r"[0-9a-f]{40}", entry.name)
+                and entry.name != lock.revision
+                and entry.is_dir(follow_symlinks=False)
+            ):
+                try:
+                    age = os.stat(os.path.join(entry.path, RECORD_NAME)).st_mtime_ns
+                except OSError:
+                    age = 0
+                others.append((age, entry.path))
+    plan.outdated = sorted(path for dummy, path in sorted(others, reverse=True)[settings.keep_revisions :])
 
 
 def parents_of(path: str) -> list[str]:
@@ -206,7 +258,8 @@ def _attributes_are_right(status: os.stat_result, settings: Settings) -> bool:
 
 
 def workers(settings: Settings) -> int:
-    return settings.parallel_files or min(4, max(1, (os.cpu_count() or 2) // 2))
+    # Never one alone: while a file is flushed to the disk at its end, the next one keeps the network busy.
+    return settings.parallel_files or min(4, max(2, (os.cpu_count() or 2) // 2))
 
 
 def _hash_all(paths: Sequence[str], settings: Settings) -> list[str]:
@@ -217,10 +270,16 @@ def _hash_all(paths: Sequence[str], settings: Settings) -> list[str]:
         return list(pool.map(hash_file, paths))
 
 
-def forecast(lock: Lock, plan: Plan, settings: Settings) -> Outcome:
-    """What a run does, in numbers and as a diff."""
+def forecast(lock: Lock, plan: Plan, settings: Settings, sources: Sequence[str] = ()) -> Outcome:
+    """What a run does, in numbers and as a diff. `sources` are the labels of those that would be asked, in order."""
     outcome = Outcome(plan.target, changed=plan.changes, files_fetched=len(plan.wanted))
-    outcome.bytes_fetched = sum(file.size - _part_size(lock, file, settings) for file in plan.wanted)
+    for file in plan.wanted:
+        missing = file.size - kept_bytes(part_path(lock, file, settings), file)
+        outcome.bytes_fetched += missing
+        outcome.files.append(
+            {"path": file.path, "size": file.size, "bytes": missing, "reason": plan.reasons[file.path]}
+        )
+    outcome.sources = [{"source": label} for label in sources]
     digests = {file.path: f"{file.sha256}  {file.size}  {file.path}" for file in lock.files}
     before = [digests[path] for path in plan.good]
     before += [f"{path}: {reason}" for path, reason in plan.reasons.items() if plan.exists and reason != "missing"]
@@ -230,11 +289,18 @@ def forecast(lock: Lock, plan: Plan, settings: Settings) -> Outcome:
     outcome.after = "".join(f"{line}\n" for line in sorted(digests.values()))
     acts = []
     if plan.wanted:
-        acts.append(f"fetch {len(plan.wanted)} of {len(lock.files)} files, {outcome.bytes_fetched} bytes")
+        acts.append(
+            f"fetch {len(plan.wanted)} of {len(lock.files)} files, {outcome.bytes_fetched} bytes"
+            + (f" from {', else '.join(sources)}" if sources else "")
+        )
     if plan.extras:
         acts.append(f"remove {len(plan.extras)} that are not in the lock")
     if plan.attributes:
         acts.append(f"set owner and mode of {len(plan.attributes)}")
+    if plan.link:
+        acts.append(f"let {plan.link} lead to it")
+    if plan.outdated:
+        acts.append(f"remove the earlier revisions {', '.join(map(os.path.basename, plan.outdated))}")
     if not plan.recorded and not plan.wanted:
         acts.append("record that every file was verified")
     outcome.message = f"{lock.model} at {lock.revision}: " + (", ".join(acts) or "verified again")
@@ -307,11 +373,31 @@ def work_path(lock: Lock, settings: Settings) -> str:
 
 
 def parts_path(lock: Lock, settings: Settings) -> str:
-    return os.path.join(work_path(lock, settings), lock.revision, "parts")
+    return os.path.join(work_path(lock, settings), lock.revision, "parts" + _own(settings))
 
 
 def tree_path(lock: Lock, settings: Settings) -> str:
-    return os.path.join(work_path(lock, settings), lock.revision, "tree")
+    return os.path.join(work_path(lock, settings), lock.revision, "tree" + _own(settings))
+
+
+def progress_path(lock: Lock, settings: Settings) -> str:
+    return os.path.join(work_path(lock, settings), PROGRESS_NAME)
+
+
+def _own(settings: Settings) -> str:
+    """On a file system that several hosts share, locks may not be: each host has parts of its own there."""
+    return _host_suffix(_existing(settings.root))
+
+
+@functools.lru_cache(maxsize=8)
+def _host_suffix(path: str) -> str:
+    if not _SHARED.fullmatch(file_system(os.path.join(path, "x"))):
+        return ""
+    try:
+        with open("/etc/machine-id", encoding="ascii") as stream:
+            return "-" + stream.read().strip()[:12]
+    except (OSError, UnicodeDecodeError):
+        return "-" + hashlib.sha256(os.uname().nodename.encode()).hexdigest()[:12]
 
 
 def part_name(file: LockFile) -> str:
@@ -321,10 +407,3 @@ def part_name(file: LockFile) -> str:
 
 def part_path(lock: Lock, file: LockFile, settings: Settings) -> str:
     return os.path.join(parts_path(lock, settings), part_name(file))
-
-
-def _part_size(lock: Lock, file: LockFile, settings: Settings) -> int:
-    try:
-        return min(file.size, os.path.getsize(part_path(lock, file, settings)))
-    except OSError:
-        return 0

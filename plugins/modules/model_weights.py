@@ -17,7 +17,11 @@ description:
     final name.
   - A file that was damaged after it was published is found and replaced. Other revisions of the model are never
     touched.
-  - What an interrupted run fetched is hashed again and continued.
+  - What an interrupted run fetched is hashed again and continued, from whatever source comes first this time, and by
+    any number of sources in turn. Each byte that is there is kept.
+  - A source that lets every connection crawl is asked over several at once, up to 16, as long as more of them bring
+    more than a tenth; a fast one over a single connection.
+  - While it fetches, C(<root>/<organisation>/<name>/.fetch/progress.json) says once a second how far it is.
   - A run on a host where nothing changed asks for the status of each file and reads none of them.
 extends_documentation_fragment:
   - baremetal.llm.attributes
@@ -96,6 +100,18 @@ options:
     type: str
     default: record
     choices: [record, full]
+  link:
+    description: Name of a symbolic link beside the folder of the revision that leads to it once every file of it is
+      right. Empty for none.
+    type: str
+    default: current
+  keep_revisions:
+    description:
+      - How many earlier revisions of the model to keep, the latest ones, once this one is published and the link leads
+        to it. Without it, all are kept.
+      - A process that has files of a removed revision open keeps them until it ends, but cannot start again from them.
+        So keep at least one where engines are moved to the new revision later.
+    type: int
   reserve_bytes:
     description: Bytes that must stay free on the file system after the files have arrived. The default is 1 GiB.
     type: int
@@ -114,26 +130,41 @@ options:
     description: File on the host that holds a token for sources of type V(hub).
     type: path
   timeout_seconds:
-    description: Seconds that a server may be silent for before the connection counts as broken.
+    description: Seconds that a server may be silent for before the connection counts as broken. A connection that sends
+      less than 256 KiB per second for 30 seconds, and less than an eighth of the best one, is given up as well.
     type: int
-    default: 60
-  retries:
+    default: 30
+  patience_seconds:
     description:
-      - How often a connection that broke or a server that is busy is tried again before the next source is used. The
-        pause doubles from 1 to 60 seconds, or is what the server asks for, up to 300 seconds.
-      - The count starts again when 16 MiB have arrived.
+      - Seconds without progress after which a source is given up for a file and the next one is asked. Until then a
+        connection that broke or a server that is busy is tried again after a pause that doubles from 1 to 60 seconds,
+        or is what the server asks for. A server that was never reached in this run is given up after 30 seconds.
     type: int
-    default: 5
-  parallel_files:
-    description: How many files are fetched and hashed at the same time. V(0) means half the processors, at most 4.
+    default: 300
+  deadline_seconds:
+    description: Seconds after which a run that has not fetched everything fails. What came is kept. V(0) means never.
     type: int
     default: 0
-requirements:
-  - requests (only to fetch from V(http) and V(hub); taken from the collection's tool environment when the host's
-    Python lacks it)
+  retries:
+    description: How often a connection that brings nothing is tried again before the next source is asked, if that is
+      reached before O(patience_seconds). V(0) means that only time counts.
+    type: int
+    default: 0
+  connections:
+    description: How many connections to use for each source at the same time, over all files. V(0) means that the
+      module finds out.
+    type: int
+    default: 0
+  parallel_files:
+    description: How many files are fetched and hashed at the same time. V(0) means half the processors, at least 2
+      and at most 4.
+    type: int
+    default: 0
 notes:
   - Symbolic links below O(root) are refused, O(root) itself may be one.
-  - Two runs for the same model on one host wait for each other, for up to an hour.
+  - Two runs for the same model on one host wait for each other, for up to an hour. On a file system that hosts share,
+    each host collects parts of its own.
+  - Proxies are taken from the environment, C(https_proxy) and C(no_proxy) for example.
 seealso:
   - module: baremetal.llm.model_lock
 """
@@ -166,6 +197,58 @@ files_fetched:
   type: int
 bytes_fetched:
   description: How many bytes were received. In check mode, how many would be.
+  returned: success
+  type: int
+files:
+  description: The files that were missing or wrong.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    path:
+      description: Path of the file.
+      type: str
+    size:
+      description: Bytes of it.
+      type: int
+    bytes:
+      description: Bytes of it that had not been there when the run began.
+      type: int
+    reason:
+      description: What was wrong.
+      type: str
+sources:
+  description: What came from where, in the order of O(sources). In check mode, which would be asked.
+  returned: success
+  type: list
+  elements: dict
+  contains:
+    source:
+      description: The source.
+      type: str
+    bytes:
+      description: Bytes that came from it. Not in check mode.
+      type: int
+    retries:
+      description: How often it was tried again. Not in check mode.
+      type: int
+    connections:
+      description: The most connections that were used at once. Not in check mode.
+      type: int
+seconds:
+  description: Seconds that fetching and verifying took.
+  returned: success
+  type: float
+bytes_per_second:
+  description: Bytes received per second, hashing and flushing to the disk included.
+  returned: success
+  type: int
+retries:
+  description: How often sources were tried again.
+  returned: success
+  type: int
+connections:
+  description: The most connections to one source that were used at once.
   returned: success
   type: int
 summary:
@@ -202,19 +285,16 @@ findings:
 """
 
 import os
+import re
 from typing import Any
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ansible_collections.baremetal.llm.plugins.module_utils import weights, weights_plan
-from ansible_collections.baremetal.llm.plugins.module_utils._respawn import use_tool_environment
 from ansible_collections.baremetal.llm.plugins.module_utils.lock import LockError, parse_lock
-from ansible_collections.baremetal.llm.plugins.module_utils.weights_sources import (
-    HUB_ENDPOINT,
-    Transport,
-    parse_sources,
-    system_ca_file,
-)
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_http import system_ca_file
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_pace import Transport
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_sources import HUB_ENDPOINT, parse_sources
 
 
 def fail(module: AnsibleModule, message: str, findings: list[dict[str, str]]) -> None:
@@ -230,11 +310,21 @@ def read_settings(params: dict[str, Any]) -> weights_plan.Settings:
             raise ValueError(f"{key} must be octal digits in quotes, not {params[key]!r}") from None
     if not os.path.isabs(params["root"]):
         raise ValueError(f"root must be absolute, not {params['root']!r}")
-    for key in ("reserve_bytes", "retries", "parallel_files"):
-        if params[key] < 0:
+    for key in (
+        "reserve_bytes",
+        "retries",
+        "parallel_files",
+        "keep_revisions",
+        "patience_seconds",
+        "deadline_seconds",
+        "connections",
+    ):
+        if params[key] is not None and params[key] < 0:
             raise ValueError(f"{key} must be 0 or more, not {params[key]}")
     if params["timeout_seconds"] < 1:
         raise ValueError(f"timeout_seconds must be 1 or more, not {params['timeout_seconds']}")
+    if params["link"] and not re.fullmatch(r"(?![0-9a-f]{40}$)[A-Za-z0-9_][A-Za-z0-9._-]*", params["link"]):
+        raise ValueError(f"link must be a plain name that is not that of a revision, not {params['link']!r}")
     return weights_plan.Settings(
         root=os.path.normpath(params["root"]),
         uid=weights_plan.resolve_user(params["owner"]),
@@ -244,6 +334,8 @@ def read_settings(params: dict[str, Any]) -> weights_plan.Settings:
         verify=params["verify"],
         reserve_bytes=params["reserve_bytes"],
         parallel_files=params["parallel_files"],
+        link=params["link"],
+        keep_revisions=params["keep_revisions"],
     )
 
 
@@ -270,12 +362,17 @@ def main() -> None:
             "mode": {"type": "str", "default": "0644"},
             "directory_mode": {"type": "str", "default": "0755"},
             "verify": {"type": "str", "default": "record", "choices": ["record", "full"]},
-            "reserve_bytes": {"type": "int", "default": weights_plan.GIB},
+            "link": {"type": "str", "default": "current"},
+            "keep_revisions": {"type": "int"},
+            "reserve_bytes": {"type": "int", "default": 1024**3},
             "allow_files": {"type": "list", "elements": "str", "default": []},
             "ca_file": {"type": "path"},
             "token_file": {"type": "path", "no_log": False},
-            "timeout_seconds": {"type": "int", "default": 60},
-            "retries": {"type": "int", "default": 5},
+            "timeout_seconds": {"type": "int", "default": 30},
+            "patience_seconds": {"type": "int", "default": 300},
+            "deadline_seconds": {"type": "int", "default": 0},
+            "retries": {"type": "int", "default": 0},
+            "connections": {"type": "int", "default": 0},
             "parallel_files": {"type": "int", "default": 0},
         },
         supports_check_mode=True,
@@ -288,20 +385,16 @@ def main() -> None:
         settings = read_settings(params)
         transport = Transport(
             ca_file=params["ca_file"] or system_ca_file(),
-            timeout_seconds=params["timeout_seconds"],
+            idle_seconds=params["timeout_seconds"],
+            patience_seconds=params["patience_seconds"],
+            deadline_seconds=params["deadline_seconds"],
             retries=params["retries"],
+            connections=params["connections"],
         )
-        sources, problems = parse_sources(params["sources"], lock, transport, params["token_file"] or "")
+        sources, problems = parse_sources(params["sources"], lock, params["token_file"] or "")
         if problems:
             raise LockError(problems, f"model {lock.model}")
-        # On a host where nothing changed, the interpreter at hand will do.
-        if (
-            not module.check_mode
-            and any(source.needs_requests for source in sources)
-            and weights_plan.examine(lock, settings, read_bytes=False).changes
-        ):
-            use_tool_environment(module, "requests")
-        outcome = weights.ensure(lock, sources, settings, module.check_mode)
+        outcome = weights.ensure(lock, sources, settings, module.check_mode, transport)
     except LockError as error:
         findings = [
             {"path": "", "source": "", "problem": "lock", "message": text, "expected": "", "actual": ""}
@@ -319,6 +412,12 @@ def main() -> None:
         path=outcome.path,
         files_fetched=outcome.files_fetched,
         bytes_fetched=outcome.bytes_fetched,
+        files=outcome.files,
+        sources=outcome.sources,
+        seconds=outcome.seconds,
+        bytes_per_second=int(outcome.bytes_fetched / outcome.seconds) if outcome.seconds else 0,
+        retries=outcome.retries,
+        connections=outcome.connections,
         summary=outcome.message,
         findings=[dict(vars(finding)) for finding in outcome.findings],
         diff={

@@ -10,10 +10,15 @@ import getpass
 import hashlib
 import json
 import sys
+from pathlib import Path
 
 import pytest
 
 from ansible_collections.baremetal.llm.plugins.modules import model_lock, model_weights
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "fakes"))
+
+from http_weights_server import WeightsServer  # noqa: E402  (found through the path above)
 
 testing = pytest.importorskip("ansible.module_utils.testing")
 
@@ -126,6 +131,9 @@ def test_a_source_that_was_passed_over_is_a_warning(run, arguments, monkeypatch)
         ({"root": "models/../x"}, "root must be absolute"),
         ({"reserve_bytes": -1}, "reserve_bytes must be 0 or more"),
         ({"timeout_seconds": 0}, "timeout_seconds must be 1 or more"),
+        ({"connections": -1}, "connections must be 0 or more"),
+        ({"link": "../x"}, "link must be a plain name"),
+        ({"link": "1" * 40}, "link must be a plain name"),
         ({"owner": "no-such-user"}, "no user 'no-such-user'"),
     ],
 )
@@ -147,21 +155,48 @@ def test_bad_lock_with_every_problem(run, arguments, tmp_path):
     assert not (tmp_path / "models").exists()
 
 
-def test_the_second_run_does_without_the_tool_environment(run, arguments, monkeypatch):
-    """Respawning costs time on every host and every run: only a host that must fetch over HTTP does it."""
-    asked = []
-    monkeypatch.setattr(model_weights, "use_tool_environment", lambda module, name: asked.append(name))
-    arguments["sources"].append({"type": "http", "url": "http://127.0.0.1:9/"})
-    run(model_weights, **arguments)
-    assert asked == ["requests"]
-    run(model_weights, **arguments)
-    assert asked == ["requests"]
-
-
-def test_without_requests(run, arguments, monkeypatch):
+def test_nothing_but_the_standard_library_is_needed(run, arguments, monkeypatch, model):
+    """A host that host_tools has not seen yet can fetch, and no run pays for the start of another Python."""
     monkeypatch.setitem(sys.modules, "requests", None)
-    arguments["sources"] = [{"type": "http", "url": "http://127.0.0.1:9/"}]
-    result = run(model_weights, **arguments)
-    assert result["failed"] is True
-    assert "host_tools" in result["msg"]
-    assert run(model_weights, check=True, **arguments)["changed"] is True
+    files = {path.name: path.read_bytes() for path in model.iterdir()}
+    server = WeightsServer(files)
+    try:
+        arguments["sources"] = [{"type": "http", "url": server.url}]
+        forecast = run(model_weights, check=True, **arguments)
+        assert server.requests == []
+        result = run(model_weights, **arguments)
+    finally:
+        server.close()
+    label = f"http {server.url}"
+    assert forecast["sources"] == [{"source": label}]
+    assert {file["path"]: file["bytes"] for file in forecast["files"]} == {
+        path: len(data) for path, data in files.items()
+    }
+    assert f"from {label}" in forecast["summary"]
+    total = len(MERGES) + len(GGUF)
+    (source,) = result["sources"]
+    assert (source["source"], source["bytes"], source["retries"]) == (label, total, 0)
+    assert (result["bytes_fetched"], result["retries"]) == (total, 0)
+    assert result["connections"] >= 1
+    assert result["seconds"] > 0
+    assert result["bytes_per_second"] > 0
+
+
+def test_the_link_and_the_revisions_that_are_kept(run, arguments, model, lock_arguments, tmp_path):
+    models = tmp_path / "models/demo/tiny"
+    first = arguments["lock"]["revision"]
+    run(model_weights, **arguments)
+    assert (models / "current").readlink().name == first
+    (model / "merges.txt").write_bytes(b"c d")
+    arguments["lock"] = run(model_lock, **lock_arguments)["lock"]
+    arguments["keep_revisions"] = 1
+    run(model_weights, **arguments)
+    second = arguments["lock"]["revision"]
+    assert (models / "current").readlink().name == second
+    assert (models / first / "merges.txt").read_bytes() == MERGES
+    forecast = run(model_weights, check=True, **{**arguments, "keep_revisions": 0})
+    assert first in forecast["summary"]
+    assert (models / first).is_dir()
+    assert run(model_weights, **{**arguments, "keep_revisions": 0})["changed"] is True
+    assert sorted(entry.name for entry in models.iterdir()) == sorted([".fetch", "current", second])
+    assert run(model_weights, **{**arguments, "keep_revisions": 0})["changed"] is False
