@@ -480,7 +480,7 @@ class Team:
 
     def _wait(self, retry: Retry) -> bool:
         transport = self.run.transport
-        if retry.wait is None and retry.refused and self.line.one_too_many(transport.clock()):
+        if retry.wait is None and retry.refused and self._alive > 1 and self.line.one_too_many(transport.clock()):
             return False
         try:
             pause = self._patience.pause_after(retry)
