@@ -137,7 +137,6 @@ EXPLAINED_BY: Mapping[str, Sequence[str]] = {
     "pcie-generation-low": ("pcie-width-narrow",),
     "gpus-too-few": ("gpu-missing", *_GPU_GONE),
     # Containers and platform
-    "cdi-stale": _VERSIONS,
     "cdi-missing": ("container-toolkit-mixed",),
     "container-toolkit-insecure": ("container-toolkit-differs",),
     "acs-redirects": ("iommu-translates",),
@@ -145,8 +144,7 @@ EXPLAINED_BY: Mapping[str, Sequence[str]] = {
     "driver-differs": _VERSIONS,
     "module-flavour-differs": _FLAVOUR,
     "kernel-differs": ("module-missing", *_BUILD),
-    "gsp-firmware-differs": ("driver-differs", "reboot-pending", "gsp-firmware-mixed"),
-    "ecc-differs": ("ecc-change-pending", "ecc-off"),
+    "ecc-differs": ("ecc-change-pending",),
     "mig-differs": ("mig-change-pending", "mig-mixed"),
 }
 SPREADING = frozenset({"nvlink-down", "fabric-incomplete", "fabric-unhealthy", "p2p-broken"})

@@ -288,18 +288,17 @@ def nvml_answers(host: Host) -> Iterator[Finding]:
 
 def packages_whole(host: Host) -> Iterator[Finding]:
     """One version of the driver's packages, all of them in order."""
-    for package in host.packages:
-        if package["state"] != "installed":
-            yield Finding(
-                "package-broken",
-                ERROR,
-                package["name"],
-                "installed",
-                package["state"],
-                "dpkg did not finish with this package: an upgrade was interrupted, or a script of it failed",
-                "Run `dpkg --configure -a` and `apt-get -f install`, and read why it failed",
-            )
-            return
+    broken = [f"{item['name']} {item['state']}" for item in host.packages if item["state"] != "installed"]
+    if broken:
+        yield Finding(
+            "package-broken",
+            ERROR,
+            "packages",
+            "installed",
+            ", ".join(broken),
+            "dpkg did not finish with these: an upgrade was interrupted, or a script of theirs failed",
+            "Run `dpkg --configure -a` and `apt-get -f install`, and read why it failed",
+        )
     if len(host.driver_packages) > 1:
         usual = host.packaged_version or ""
         odd = [

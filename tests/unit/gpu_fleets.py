@@ -541,6 +541,24 @@ def imex(**values: Any) -> Callable[[Any], None]:
     return both(_multinode, a_service("nvidia-imex", **values))
 
 
+def _fabric_restarting(facts: Any) -> None:
+    fabric_down(facts)
+    a_service("nvidia-fabricmanager", active_state="activating", sub_state="auto-restart", restarts=7)(facts)
+
+
+def _all_new_but_utils(facts: Any) -> None:
+    """Everything was upgraded except one package, and the host was not rebooted."""
+    upgraded(facts)
+    packages("nvidia-utils", version=f"{DRIVER}-0ubuntu0.24.04.1")(facts)
+
+
+def _small_hosts_upgraded(hosts: Any) -> None:
+    """All but one host moved to a branch that compiles a newer CUDA."""
+    for name, facts in hosts.items():
+        if name != "h1":
+            driver_of("595.91.07")(facts)
+
+
 MODULE_GONE = {**NO_MODULE, "dkms_state": None}
 
 FAULTS: tuple[Fault, ...] = (
@@ -609,7 +627,7 @@ FAULTS: tuple[Fault, ...] = (
     Fault("DKMS build failed", "dkms-not-installed", new_kernel(**NO_MODULE, dkms_state="added")),
     Fault("DKMS built, not installed", "dkms-not-installed", new_kernel(**NO_MODULE, dkms_state="built")),
     Fault("another kernel waits", "kernel-reboot-pending", new_kernel()),
-    Fault("proprietary module on Blackwell", "open-module-required", proprietary, kind="b200_8", of=1),
+    Fault("proprietary module on Blackwell", "open-module-required", proprietary, kind="b200_8"),
     Fault(
         "proprietary module on Blackwell, nothing loaded",
         "open-module-required",
@@ -681,7 +699,75 @@ FAULTS: tuple[Fault, ...] = (
     ),
     Fault("an ended branch", "driver-branch-ended", driver_of("550.163.01"), hosts=3),
     Fault("a driver with known holes", "driver-insecure", driver_of("580.95.05"), hosts=3),
+    Fault(
+        "half-way with DKMS",
+        "package-broken",
+        both(packages("nvidia-dkms", state="half-configured"), new_kernel(**NO_MODULE, dkms_state="added")),
+    ),
+    Fault("upgraded without one package", "driver-half-upgraded", _all_new_but_utils),
+    Fault(
+        "the library's package half-way",
+        "package-broken",
+        both(
+            packages("libnvidia-compute", state="half-installed"),
+            put("nvml", "error", "LIBRARY_NOT_FOUND"),
+            put("nvml", "driver_version", None),
+            put("nvml", "library_version", None),
+            put("gpus", []),
+            put("p2p", []),
+        ),
+    ),
+    Fault("driver and kernel upgraded", "reboot-pending", both(new_kernel(), upgraded)),
+    Fault(
+        "upgraded, the fabric manager runs on",
+        "reboot-pending",
+        both(
+            upgraded,
+            a_service("nvidia-fabricmanager", active_state="active", sub_state="running", running_version=DRIVER),
+        ),
+    ),
     # Fabric
+    Fault(
+        "nothing of the fabric installed",
+        "fabric-manager-missing",
+        both(without_packages("nvidia-fabricmanager", "libnvidia-nscq"), fabric_down),
+    ),
+    Fault(
+        "the fabric manager moved with the libraries",
+        "driver-half-upgraded",
+        both(half_upgraded, packages("nvidia-fabricmanager", version=f"{NEWER}-1"), fabric_down),
+    ),
+    Fault(
+        "fabric manager behind, restarting",
+        "fabric-manager-behind",
+        both(packages("nvidia-fabricmanager", version="580.95.05-1"), _fabric_restarting),
+    ),
+    Fault(
+        "IMEX without a module",
+        "module-not-loaded",
+        both(imex(active_state="failed"), no_driver("DRIVER_NOT_LOADED")),
+        kind="b200_8",
+        of=1,
+    ),
+    Fault(
+        "IMEX ends without a module",
+        "module-not-loaded",
+        both(imex(restarts=9), no_driver("DRIVER_NOT_LOADED")),
+        kind="b200_8",
+        of=1,
+    ),
+    Fault(
+        "IMEX runs on after an upgrade",
+        "reboot-pending",
+        both(_multinode, upgraded, a_service("nvidia-imex", running_version=DRIVER)),
+        kind="b200_8",
+        of=1,
+    ),
+    Fault(
+        "a dead NVLink that the fabric sees",
+        "nvlink-down",
+        both(_first_link_down, on_gpu(1, "fabric", "health", ["degraded_bandwidth"])),
+    ),
     Fault(
         "fabric manager not installed",
         "fabric-manager-missing",
@@ -818,6 +904,30 @@ FAULTS: tuple[Fault, ...] = (
     Fault("Xid 94", "xid-hardware", xid(94)),
     Fault("an unknown Xid", "xid-hardware", xid(4711)),
     Fault("a program's own fault", "xid-application", both(xid(13), xid(31), xid(43))),
+    Fault("a lost GPU, and what it stopped", "gpu-lost", both(xid(43, 5), xid(45, 5), lost(5))),
+    Fault(
+        "recovery needed, and what it stopped",
+        "gpu-recovery-needed",
+        both(on_gpu(2, "recovery_action", "node_reboot"), xid(45)),
+    ),
+    Fault(
+        "ECC switched on for a whole host, reset pending",
+        "ecc-change-pending",
+        put("gpus", "*", "ecc", "enabled", False),
+    ),
+    Fault(
+        "MIG being switched off, reset pending",
+        "mig-change-pending",
+        both(on_gpu(7, "mig", "enabled", True), on_gpu(7, "mig", "enabled_after_reset", False)),
+    ),
+    Fault(
+        "narrow and slow link of a working GPU",
+        "pcie-width-narrow",
+        both(on_gpu(3, "clocks_event_reasons", []), on_gpu(3, "pcie", "generation", 3), on_gpu(3, "pcie", "width", 4)),
+    ),
+    Fault(
+        "a lost GPU that an engine needs", "gpu-lost", lost(3), kind="l40s_4", wanted={"engines": [{**VLLM, "gpus": 4}]}
+    ),
     # Engines
     Fault("CUDA too new", "cuda-too-new", driver_of("570.211.01"), hosts=3, wanted={"engines": [VLLM]}, kind="l40s_4"),
     Fault(
@@ -873,6 +983,11 @@ FAULTS: tuple[Fault, ...] = (
         hosts=3,
     ),
     # Containers and platform
+    Fault(
+        "toolkit incomplete, so no CDI",
+        "container-toolkit-mixed",
+        both(without_packages("nvidia-container-toolkit-base"), put("cdi", [])),
+    ),
     Fault("toolkit mixed", "container-toolkit-mixed", packages("libnvidia-container1", version="1.19.1-1")),
     Fault("toolkit incomplete", "container-toolkit-mixed", without_packages("nvidia-container-toolkit-base")),
     Fault("old toolkit everywhere", "container-toolkit-insecure", _old_toolkit, hosts=3),
@@ -893,6 +1008,16 @@ FAULTS: tuple[Fault, ...] = (
     ),
     # Across hosts
     Fault("another driver", "driver-differs", driver_of(OLDER)),
+    Fault("another driver, with known holes", "driver-differs", driver_of("580.95.05")),
+    Fault(
+        "a driver that does not compile what the others do",
+        "driver-differs",
+        _small_hosts_upgraded,
+        hosts=0,
+        found_on=("h1",),
+        kind="l40s_4",
+        wanted={"engines": [{"engine": "llama_cpp", "version": "b11865", "cuda": "13.2"}]},
+    ),
     Fault("another driver, an old one", "driver-differs", driver_of("550.163.01"), wanted={"engines": [VLLM]}),
     Fault(
         "not the pinned driver",

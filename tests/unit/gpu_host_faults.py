@@ -352,6 +352,41 @@ CHANGES: dict[str, Change] = {
     "unattended upgrades of what is not held": packages("nvidia-utils", held=False),
     "an ended branch": driver_of("550.163.01"),
     "a driver with known holes": driver_of(OLD),
+    "half-way with DKMS": both(packages("nvidia-dkms", state="half-configured"), new_kernel(module=None, dkms="added")),
+    "upgraded without one package": lambda host: both(
+        packages("nvidia-utils", version=f"{host.description['driver_version']}-1ubuntu1"), upgraded
+    )(host),
+    "the library's package half-way": both(packages("libnvidia-compute", state="half-installed"), put("nvml", None)),
+    "driver and kernel upgraded": both(new_kernel(), upgraded),
+    "upgraded, the fabric manager runs on": lambda host: both(
+        upgraded,
+        a_service(
+            "nvidia-fabricmanager", active="active", sub="running", pid=1302, version=host.description["driver_version"]
+        ),
+    )(host),
+    "nothing of the fabric installed": both(
+        without("nvidia-fabricmanager", "libnvidia-nscq"),
+        fabric_down,
+        lambda host: host.description["services"].pop("nvidia-fabricmanager"),
+    ),
+    "the fabric manager moved with the libraries": both(
+        half_upgraded, packages("nvidia-fabricmanager", version=f"{NEWER}-1"), fabric_down
+    ),
+    "fabric manager behind, restarting": both(
+        packages("nvidia-fabricmanager", version=f"{OLD}-1"),
+        fabric_down,
+        a_service("nvidia-fabricmanager", active="activating", sub="auto-restart", restarts=7),
+    ),
+    "IMEX without a module": both(multinode, no_driver, a_service("nvidia-imex", active="failed", sub="failed", pid=0)),
+    "IMEX ends without a module": both(multinode, no_driver, a_service("nvidia-imex", restarts=9)),
+    "IMEX runs on after an upgrade": lambda host: both(
+        multinode, upgraded, a_service("nvidia-imex", version=host.description["driver_version"])
+    )(host),
+    "a dead NVLink that the fabric sees": both(
+        lambda host: host.description["nvml"]["gpus"][1]["nvlinks"][5].update(active=False),
+        xid(74, 1),
+        gpu(1, "fabric", "health", {"degraded_bandwidth": True}),
+    ),
     "fabric manager not installed": both(
         without("nvidia-fabricmanager"),
         fabric_down,
@@ -421,6 +456,17 @@ CHANGES: dict[str, Change] = {
     "Xid 94": xid(94),
     "an unknown Xid": xid(4711),
     "a program's own fault": both(xid(13), xid(31), xid(43)),
+    "a lost GPU, and what it stopped": both(xid(43, 5), xid(45, 5), lost(5)),
+    "recovery needed, and what it stopped": both(gpu(2, "recovery_action", "node_reboot"), xid(45)),
+    "ECC switched on for a whole host, reset pending": gpu("*", "ecc", "enabled", False),
+    "MIG being switched off, reset pending": both(gpu(7, "mig", "enabled", True), gpu(7, "mig", "pending", False)),
+    "narrow and slow link of a working GPU": both(
+        gpu(3, "clocks", "event_reasons", []), gpu(3, "pcie", "generation", 3), gpu(3, "pcie", "width", 4)
+    ),
+    "a lost GPU that an engine needs": lost(3),
+    "toolkit incomplete, so no CDI": both(without("nvidia-container-toolkit-base"), put("cdi", [])),
+    "another driver, with known holes": driver_of(OLD),
+    "a driver that does not compile what the others do": driver_of("580.178.04"),
     "CUDA too new": driver_of("570.211.01"),
     "CUDA newer than the driver's": nothing,
     "CUDA too new, with its forward compatibility package": both(

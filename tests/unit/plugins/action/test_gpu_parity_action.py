@@ -71,7 +71,7 @@ def test_the_gate_fails_with_the_report(faulted):
     assert caught.value.message == "GPU parity of 3 hosts: 1 error on 1."
     text = str(caught.value._help_text)
     assert (
-        "== h2 ==\n  * error: libnvidia-compute-580-server: half-configured; expected installed [package-broken]"
+        "== h2 ==\n  * error: packages: libnvidia-compute-580-server half-configured; expected installed [package-broken]"
         in text
     )
     assert "\n    -> Run `dpkg --configure -a`" in text
