@@ -5,19 +5,22 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import posixpath
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ansible_collections.baremetal.llm.plugins.module_utils.lock import (
     Lock,
     LockError,
     LockFile,
+    ModelFacts,
     dump_lock,
+    form_of,
     format_problem,
     index_problems,
     missing_shards,
@@ -25,6 +28,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils.lock import (
     path_problem,
     read_lock,
 )
+from ansible_collections.baremetal.llm.plugins.module_utils.tensor_totals import DtypeTotals, TensorTotals
 
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 DIGEST = "ab" * 32
@@ -49,6 +53,13 @@ def changed(**keys):
 
 def one_file(**keys):
     return changed(files=[{"path": "model.safetensors", "size": 12, "sha256": DIGEST, **keys}])
+
+
+def two_files(*paths):
+    return changed(files=[{"path": path, "size": 6, "sha256": DIGEST} for path in paths])
+
+
+TOTALS = {"count": 1, "parameters": 2, "bytes": 4, "dtypes": {"BF16": {"count": 1, "parameters": 2, "bytes": 4}}}
 
 
 def problems_of(data, allow_files=()):
@@ -88,6 +99,19 @@ def test_good_lock():
         (changed(surprise=1), "unknown keys surprise"),
         (changed(total_bytes=13), "add up to 12"),
         (changed(total_bytes="12"), "total_bytes must"),
+        (changed(license=1), "license must be a text"),
+        (changed(formats="gguf"), "formats must be a list"),
+        (changed(config=[]), "config must be a mapping"),
+        (changed(tensors={"count": 1}), "tensors must have exactly"),
+        (changed(tensors=TOTALS | {"bytes": 5}), "not the sums"),
+        (changed(tensors=TOTALS | {"count": -1}), "count must be a whole number"),
+        (changed(tensors=TOTALS | {"dtypes": {"BF16": {}}}), "tensors.dtypes must"),
+        (one_file(tensors=[]), "'model.safetensors': tensors must"),
+        (one_file(gguf=[]), "'model.safetensors': gguf must be a mapping"),
+        (one_file(digest="x"), "entry 1"),
+        (two_files("Model.safetensors", "model.safetensors"), "differ only in case"),
+        (two_files("A/config.json", "a/model.safetensors"), "'A' and 'a' differ only in case"),
+        (two_files("\u00fc.json", "u\u0308.json"), "how letters are encoded"),
         (one_file(size=-1), "size must"),
         (one_file(size="12"), "size must"),
         (one_file(size=True), "size must"),
@@ -186,13 +210,87 @@ def test_what_is_written_is_what_is_read(files, revision):
     lock = Lock("org/name", revision, files, {"type": "hub", "revision": "1e5"})
     text = dump_lock(lock)
     data = yaml.safe_load(text)
-    assert data == {**lock.as_dict(), "files": lock.as_dict()["files"] or None}
+    assert data == lock.as_dict() == json.loads(dump_lock(lock, "json"))
     # In another order, the same text.
     assert dump_lock(Lock("org/name", revision, files[::-1], lock.source)) == text
     try:
         assert parse_lock(data) == lock
     except LockError as error:
-        assert not files or all("cannot be below" in problem for problem in error.problems)
+        words = ("cannot be below", "differ only in case")
+        assert not files or all(any(word in problem for word in words) for problem in error.problems)
+
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.sampled_from(
+        ["", "no", "1e5", "0x10", "12:30:00", "2026-01-01", "~", "a: b", "# c", "'", '"', "\\", "\u2028x\x85"]
+    )
+    | st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+)
+config_keys = st.sampled_from(["no", "y", "ON", "null", "1", "1e5", "a b", "rope.scaling", "-", "x"])
+nested = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(config_keys, inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    config=st.dictionaries(config_keys, nested, max_size=4), licence=st.text(st.characters(exclude_categories=["Cs"]))
+)
+def test_facts_survive_every_reader(config, licence):
+    totals = TensorTotals((("BF16", DtypeTotals(1, 2, 4)), ("F32", DtypeTotals(2, 3, 12))))
+    facts = ModelFacts(licence, "https://example.org/licence", "manual", ("safetensors",), config, totals)
+    file = LockFile("model.safetensors", 16, DIGEST, totals, {"block_count": 2})
+    lock = Lock("org/name", REVISION, (file,), {"type": "hub"}, facts)
+    text = dump_lock(lock)
+    for loader in {yaml.SafeLoader, getattr(yaml, "CSafeLoader", yaml.SafeLoader)}:
+        assert parse_lock(yaml.load(text, Loader=loader)) == lock
+    assert parse_lock(json.loads(dump_lock(lock, "json"))) == lock
+
+
+def test_facts_are_one_line_each():
+    totals = TensorTotals((("BF16", DtypeTotals(1, 2, 4)),))
+    facts = ModelFacts("mit", "", "", ("safetensors",), {"rope_scaling": None, "layers": [1, 2], "eps": 1e-06}, totals)
+    lock = Lock("org/name", REVISION, (LockFile("model.safetensors", 12, DIGEST, totals),), {"type": "folder"}, facts)
+    assert dump_lock(lock).splitlines()[4:] == [
+        f'revision: "{REVISION}"',
+        "source:",
+        '  type: "folder"',
+        'license: "mit"',
+        'formats: ["safetensors"]',
+        "tensors:",
+        "  count: 1",
+        "  parameters: 2",
+        "  bytes: 4",
+        "  dtypes:",
+        "    BF16:",
+        "      count: 1",
+        "      parameters: 2",
+        "      bytes: 4",
+        "config:",
+        "  eps: 1.0e-06",
+        "  layers: [1, 2]",
+        "  rope_scaling: null",
+        "total_bytes: 12",
+        "files:",
+        '  - path: "model.safetensors"',
+        "    size: 12",
+        f'    sha256: "{DIGEST}"',
+        "    tensors:",
+        "      count: 1",
+        "      parameters: 2",
+        "      bytes: 4",
+        "      dtypes:",
+        "        BF16:",
+        "          count: 1",
+        "          parameters: 2",
+        "          bytes: 4",
+    ]
 
 
 hostile_parts = st.sampled_from(["..", ".", "", "a", "/", "\\", "\0", "b.json"])
@@ -241,6 +339,17 @@ def test_read_lock(tmp_path):
     path = tmp_path / "tiny.yml"
     path.write_text(dump_lock(parse_lock(GOOD)))
     assert read_lock(str(path)) == parse_lock(GOOD)
+    assert read_lock(str(path)).facts == ModelFacts()
+    other = tmp_path / "tiny.json"
+    other.write_text(dump_lock(parse_lock(GOOD), form_of(str(other))))
+    assert json.loads(other.read_text()) == GOOD
+    assert read_lock(str(other)) == parse_lock(GOOD)
+    other.write_text("{")
+    with pytest.raises(LockError, match=r"tiny\.json: is not JSON"):
+        read_lock(str(other))
+    path.write_bytes(b"\xff")
+    with pytest.raises(LockError, match="is not text"):
+        read_lock(str(path))
     path.write_text("a: [")
     with pytest.raises(LockError, match=r"lock file .*tiny\.yml: is not YAML"):
         read_lock(str(path))
