@@ -148,7 +148,7 @@ def _facts(
     hosts: dict[str, HostFacts | None] = {}
     reasons: dict[str, str] = {}
     for name in names:
-        answer = _variables(name, task_vars["hostvars"]).get(arguments["facts_variable"])
+        answer = _stored(name, task_vars["hostvars"]).get(arguments["facts_variable"])
         facts = answer.get("gpu") if isinstance(answer, Mapping) else None
         hosts[name] = facts if isinstance(facts, Mapping) else None  # type: ignore[assignment]
         if hosts[name] is None and isinstance(answer, Mapping):
@@ -166,14 +166,16 @@ def _wanted(arguments: Mapping[str, Any], hosts: Mapping[str, Any], task_vars: M
     wanted: dict[str, Any] = {}
     for name in hosts:
         own: Mapping[str, Any] = {}
-        if arguments["wanted_variable"]:
-            own = _variables(name, task_vars["hostvars"]).get(arguments["wanted_variable"]) or {}
+        # What a site writes may be a template, and is small.
+        if arguments["wanted_variable"] and name in task_vars["hostvars"]:
+            own = task_vars["hostvars"][name].get(arguments["wanted_variable"]) or {}
         wanted[name] = {**arguments["wanted"], **own}
     return wanted
 
 
-def _variables(host: str, hostvars: Any) -> Mapping[str, Any]:
-    """A host's variables as they were stored. What modules returned is no template, and there is a lot of it."""
+def _stored(host: str, hostvars: Any) -> Mapping[str, Any]:
+    """A host's variables as they were stored: what modules returned is no template, and for 1000 hosts to look for
+    templates in it takes 20 seconds in place of a tenth."""
     if host not in hostvars:
         return {}
     found: Mapping[str, Any] = hostvars.raw_get(host) if hasattr(hostvars, "raw_get") else hostvars[host]
