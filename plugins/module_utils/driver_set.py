@@ -275,12 +275,13 @@ class _Decision(Findings):
         if not methods:
             return
         complete: Candidate | None = None
-        first: Candidate | None = None
+        nearest: Candidate | None = None
         for method in methods:
             for variant in scheme.variants:
                 for version in pool.versions(variant):
                     candidate = pool.candidate(version, variant, method)
-                    first = first or candidate
+                    if nearest is None or len(candidate.missing) < len(nearest.missing):
+                        nearest = candidate
                     if not candidate.missing:
                         complete = candidate
                         break
@@ -289,7 +290,7 @@ class _Decision(Findings):
             if complete:
                 break
         if complete is None:
-            self._refuse_incomplete(first, methods)
+            self._refuse_incomplete(nearest, methods)
             return
         newest = max((offer for variant in scheme.variants for offer in pool.versions(variant)), key=version_key)
         if upstream(newest) != upstream(complete.version) and not self.wanted.version:
@@ -429,8 +430,7 @@ class _Decision(Findings):
                 )
         contradicted: dict[tuple[str, str], list[str]] = {}
         for pin in self.host.pins:
-            # Those of NVIDIA's pinning packages go with their package.
-            if pin.priority < 990 or "nvidia-driver-pinning" in pin.path:
+            if pin.priority < 990:
                 continue
             for name, version in candidate.packages.items():
                 if pin.matches(name) and not pin.allows(version):

@@ -183,6 +183,8 @@ class Scheme:
     # Most wanted first.
     pinning: tuple[str, ...] = ()
     variants: tuple[str, ...] = ("",)
+    # nvidia-modprobe and the like need not be of the driver's branch.
+    helpers_of_any_branch: bool = False
     # What the kernel module may be called.
     modules: tuple[str, ...] = ("nvidia",)
 
@@ -260,6 +262,7 @@ DEBIAN = Scheme(
     desktop=("nvidia-driver",),
     # persistenced has a version of its own here.
     optional=("nvidia-persistenced", "libnvcuvid1", "libnvidia-encode1"),
+    helpers_of_any_branch=True,
     modules=("nvidia-current-open", "nvidia-current", "nvidia"),
 )
 

@@ -151,7 +151,7 @@ def parse_preferences(path: str, text: str) -> list[AptPin]:
 
 
 def read_pins(system: System) -> tuple[AptPin, ...]:
-    """Every pin by version on the host but our own."""
+    """Every pin by version on the host but our own, and those of NVIDIA's pinning packages, which go with them."""
     folder = "/etc/apt/preferences.d"
     paths = ["/etc/apt/preferences", *(f"{folder}/{name}" for name in system.list(folder))]
     pins: list[AptPin] = []
@@ -159,7 +159,10 @@ def read_pins(system: System) -> tuple[AptPin, ...]:
         # apt reads only names without an extension, or with .pref.
         if path == PREFERENCES or re.search(r"\.(?!pref$)[^/]*$", path):
             continue
-        pins.extend(parse_preferences(path, system.read(path) or ""))
+        found = parse_preferences(path, system.read(path) or "")
+        owner = system.run(["dpkg-query", "--search", path]).stdout if found else ""
+        if not owner.startswith("nvidia-driver-pinning"):
+            pins.extend(found)
     return tuple(pins)
 
 

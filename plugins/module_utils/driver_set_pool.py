@@ -125,7 +125,8 @@ class Pool:
             for offer in self.ours.get(name, ())
             if (not wish or wish in (offer.version, upstream(offer.version)))
             and (relation is None or relation.accepts(offer.version))
-            and branch_of(offer.version) in (0, self.branch)
+            # Debian 13 has the driver of one branch and nvidia-modprobe of another.
+            and (branch_of(offer.version) in (0, self.branch) or self.scheme.helpers_of_any_branch)
         ]
         # Rather one that is not newer than the driver: a helper is tested with older drivers least of all.
         fitting = [offer for offer in offers if compare_versions(upstream(offer.version), upstream(version)) <= 0]
@@ -305,9 +306,7 @@ class Pool:
 
     def _same_scheme(self, name: str) -> bool:
         """Whether *name* can stand beside the set: metas that would bring another kernel module cannot."""
-        return not re.match(
-            r"^(cuda-drivers|nvidia-open(-\d+)?$|nvidia-driver(-\d+)?(-server)?(-open)?$|nvidia-headless-\d)", name
-        )
+        return not re.match(r"^(cuda-drivers|nvidia-open(-\d+)?$|nvidia-(driver|headless)(-|$)(?!cuda|libs|bin))", name)
 
     def _is_driver(self, name: str, installed: Installed) -> bool:
         return bool(is_family(name)) and installed.state not in ("config-files", "not-installed")
@@ -322,8 +321,12 @@ class Pool:
             other = bool(number) and number != self.branch
             suffix = re.search(r"-(\d{3})(-|$)", name)
             other = other or bool(suffix and int(suffix.group(1)) != self.branch)
-            # The same name and branch, but not in the set's version: it would keep the old library.
-            stale = bool(number) and not self._same_scheme(name)
+            # The source knows no such package of this branch: it is of another source, and conflicts with the set.
+            foreign = bool(number) and not any(
+                branch_of(offer.version) == self.branch for offer in self.ours.get(name, ())
+            )
+            # A meta-package that would bring another kernel module, or the next branch.
+            stale = foreign or bool(number) and not self._same_scheme(name)
             renamed = bool(suffix) and self.scheme is data.NVIDIA_UNSUFFIXED
             # Firmware has its version in its name as well: the new one comes beside the old one, and conflicts with it.
             named = re.search(r"-(\d{3}\.\d+(\.\d+)?)$", name)
