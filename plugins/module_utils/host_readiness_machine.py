@@ -21,11 +21,13 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Callable
 
+from ansible_collections.baremetal.llm.plugins.module_utils.gpu_facts import Package
 from ansible_collections.baremetal.llm.plugins.module_utils.gpu_info_boot import (
     installed_kernels,
     next_boot_kernel,
     running_kernel,
 )
+from ansible_collections.baremetal.llm.plugins.module_utils.parity_facts import driver_version
 from ansible_collections.baremetal.llm.plugins.module_utils.pci import (
     read_acs_redirecting_bridges,
     read_iommu,
@@ -49,10 +51,6 @@ PACKAGE_LOCKS = ("/var/lib/dpkg/lock-frontend", "/var/lib/dpkg/lock", "/var/lib/
 # Package states of dpkg in which nothing is left to do, or nothing that apt does not do in passing.
 SETTLED_STATES = ("installed", "config-files", "not-installed", "triggers-awaited", "triggers-pending")
 
-_DRIVER_PACKAGE = re.compile(
-    r"(nvidia-(driver|dkms|kernel|utils|headless|compute-utils|fabricmanager|persistenced|open|imex|firmware)"
-    r"|libnvidia-|cuda-drivers|linux-modules-nvidia|linux-objects-nvidia|linux-signatures-nvidia|nvlsm|libnvsdm)"
-)
 _KERNEL_PACKAGE = re.compile(r"linux-(image|headers)-")
 _PROXY = re.compile(r'^Acquire::(https?)::Proxy\s+"([^"]*)";$', re.MULTILINE)
 # CAP_SYS_RESOURCE: whoever has it raises limits past the hard ones.
@@ -146,7 +144,9 @@ def read_kernel(system: System, apt: bool) -> dict[str, Any]:
     releases = installed_kernels(system)
     kernels = []
     for release in releases:
-        headers = "installed" if system.exists(f"/lib/modules/{release}/build/Makefile") else "missing"
+        headers = (
+            "installed" if system.exists(system.resolve(f"/lib/modules/{release}/build") + "/Makefile") else "missing"
+        )
         if headers == "missing" and apt:
             headers = _headers_in_apt(system, release)
         kernels.append({"release": release, "headers": headers, "driver": _has_driver(system, release)})
@@ -348,12 +348,19 @@ def parse_packages(text: str) -> dict[str, Any]:
     loose: list[str] = []
     kernels: list[str] = []
     for line in text.splitlines():
-        want, flag, state, name = (line.split() + [""] * 4)[:4]
+        want, flag, state, name, version = (line.split() + [""] * 5)[:5]
         if not name:
             continue
         if state not in SETTLED_STATES or flag == "reinstreq":
             broken.append({"name": name, "state": "reinstall required" if flag == "reinstreq" else state})
-        if state == "installed" and _DRIVER_PACKAGE.match(name):
+        package: Package = {
+            "name": name,
+            "version": version,
+            "state": state,
+            "held": want == "hold",
+            "architecture": "",
+        }
+        if state == "installed" and driver_version(package):
             (held if want == "hold" else loose).append(name)
         elif want == "hold" and _KERNEL_PACKAGE.match(name):
             kernels.append(name)
@@ -394,7 +401,7 @@ def read_package_lock(system: System, grace_seconds: float = LOCK_GRACE_SECONDS)
 
 def read_packages(system: System) -> dict[str, Any] | None:
     """`None` on a host without dpkg."""
-    form = "${db:Status-Want} ${db:Status-Eflag} ${db:Status-Status} ${Package}\\n"
+    form = "${db:Status-Want} ${db:Status-Eflag} ${db:Status-Status} ${Package} ${Version}\\n"
     listed = system.run(["dpkg-query", "--show", f"--showformat={form}"])
     if not listed.ok:
         return None

@@ -10,11 +10,17 @@ import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from ansible_collections.baremetal.llm.plugins.module_utils import host_readiness_machine as machine
+from ansible_collections.baremetal.llm.plugins.module_utils.host_validation_machine import MachineChecks
+from ansible_collections.baremetal.llm.plugins.module_utils.site import HostState, Site
 from ansible_collections.baremetal.llm.plugins.module_utils.system import NOT_FOUND, CommandResult, System
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "fakes" / "hosts"))
+import fake_host  # noqa: E402  (found through the path above)
 
 
 class Host(System):
@@ -338,21 +344,33 @@ class TestNames:
         assert found["slow"] == "no answer within 1 s"
         assert found["bad-7"] == "Name or service not known"
 
+    def test_a_resolver_that_hangs_does_not_keep_the_module_from_ending(self):
+        script = (
+            f"import sys, time; sys.path[:0] = {sys.path!r};"
+            f"from {machine.__name__} import resolve_all;"
+            "print(resolve_all(['name'], lambda name: time.sleep(60), 0.1))"
+        )
+        start = time.monotonic()
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=50)
+        assert "no answer within 0.1 s" in done.stdout
+        assert time.monotonic() - start < 40
+
     def test_a_name_that_cannot_be_is_an_answer(self):
         assert machine.resolve("localhost") == ""
         assert machine.resolve("name.invalid")
         assert machine.resolve("x" * 70 + ".example")
 
 
-LISTED = """install ok installed bash
-install ok half-configured nvidia-dkms-580-open
-install reinstreq half-installed broken-one
-install ok triggers-pending libc-bin
-deinstall ok config-files old
-hold ok installed nvidia-driver-580-open
-install ok installed libnvidia-compute-580
-hold ok installed linux-image-amd64
-install ok installed nvidia-container-toolkit
+LISTED = """install ok installed bash 5.2.15-2
+install ok half-configured nvidia-dkms-580-open 580.95.05-0ubuntu1
+install reinstreq half-installed broken-one 1
+install ok triggers-pending libc-bin 2.36-9
+deinstall ok config-files old 1
+hold ok installed nvidia-driver-580-open 580.95.05-0ubuntu1
+install ok installed libnvidia-compute-580 580.95.05-0ubuntu1
+hold ok installed linux-image-amd64 6.1.148-1
+install ok installed nvidia-container-toolkit 1.20.0-1
+install ok installed libnvidia-container1 1.20.0-1
 """
 
 
@@ -366,6 +384,25 @@ def test_packages_in_the_middle_of_something_and_holds():
         "driver_not_held": ["libnvidia-compute-580"],
         "kernel_held": ["linux-image-amd64"],
     }
+
+
+def test_dpkg_prints_what_is_parsed():
+    """The real dpkg-query, since its fields have names that a table of outputs would not notice."""
+    if not os.path.exists("/var/lib/dpkg/status"):
+        pytest.skip("no dpkg on this machine")
+
+    class Asked(System):
+        def run(self, argv, timeout_seconds=10):
+            answer = super().run(argv, timeout_seconds)
+            lines.extend(answer.stdout.splitlines())
+            return answer
+
+    lines: list[str] = []
+    found = machine.read_packages(Asked())
+    assert found is not None
+    assert len(lines) > 50
+    assert [line for line in lines if len(line.split()) not in (4, 5)] == []
+    assert [line for line in lines if line.startswith("install ok installed dpkg ")]
 
 
 def test_a_host_without_dpkg_has_no_packages(host):
@@ -475,3 +512,39 @@ def test_a_gpu_on_the_bus_is_seen_without_a_driver(host):
     found = machine.read_machine(host, {}, (), {})
     assert [(item["pci_device"], item["driver"]) for item in found["gpus"]] == [("10de:2330", "")]
     assert (found["virtualisation"], found["driver_loaded"], found["acs_redirecting_bridges"]) == ("none", False, [])
+
+
+@pytest.mark.parametrize("name", fake_host.machines())
+def test_a_healthy_gpu_host_of_files_and_outputs_gives_no_finding(name, tmp_path):
+    """The same machines that gpu_info is tested with, read and judged as preflight does."""
+    fake = fake_host.FakeHost(name)
+    fake.write(tmp_path)
+    packages = [line.split("\t") for line in fake.all_commands()["dpkg-query"][1].splitlines()]
+    host = Host(tmp_path)
+    host.commands = {
+        "systemd-detect-virt": fake.all_commands()["systemd-detect-virt"][:2],
+        "dpkg-query": "".join(f"{want} ok {state} {name} {version}\n" for name, version, state, want, *_ in packages),
+    }
+    found = machine.read_machine(host, {}, (), {}, lambda name: "")
+    found["clock"]["synchronised"] = True
+    assert len(found["gpus"]) == len(fake.description["pci"]["gpus"]) > 0
+    assert found["packages"]["driver_held"]
+    state = HostState(readiness={"distribution": machine_of(fake), "machine": found})
+    checks = MachineChecks(Site([], [], [], {"gpu_hosts": ["g"]}, 0, hosts={"g": state}))
+    checks.check("g", state.readiness, {}, [])
+    assert [(item.code, item.message) for item in checks.findings] == []
+
+    # And with one thing changed, exactly that is said.
+    fake.description["pci"]["gpus"][-1]["driver"] = "nouveau"
+    fake.write(tmp_path / "changed")
+    changed = machine.read_machine(Host(tmp_path / "changed", host.commands), {}, (), {}, lambda name: "")
+    changed["clock"]["synchronised"] = True
+    state.readiness["machine"] = changed
+    checks = MachineChecks(checks.site)
+    checks.check("g", state.readiness, {}, [])
+    assert [item.code for item in checks.findings] == ["gpu-driver-rival"]
+
+
+def machine_of(fake):
+    platform = fake.description["platform"]
+    return {"id": platform["distribution"], "version": platform["distribution_version"]}
