@@ -401,18 +401,20 @@ def xid_events(host: Host) -> Iterator[Finding]:
         by_gpu.setdefault(event["pci_address"], {}).setdefault(severity, []).append((event["xid"], event["count"]))
     gpus = {gpu["pci_address"]: gpu for gpu in host.gpus}
     for address, kinds in by_gpu.items():
-        worst = next(severity for severity in SEVERITIES if severity in kinds)
+        worst = min(kinds, key=SEVERITIES.index)
         events = sorted(kinds[worst])
         known = describe(events[0][0])
         gpu = gpus.get(address)
+        # The log remembers what a reset has mended since; the driver knows how the GPU is now.
+        mended = worst == ERROR and gpu is not None and gpu["recovery_action"] == "none"
         yield Finding(
             "xid-application" if worst == NOTE else "xid-hardware",
-            worst,
+            WARNING if mended else worst,
             gpu_label(gpu) if gpu else f"GPU at {address}",
             "no Xid since boot",
             ", ".join(f"Xid {number} ({count}x)" for number, count in events),
-            f"Xid {events[0][0]}: {known.meaning}",
-            known.action,
+            f"Xid {events[0][0]}: {known.meaning}{'; the driver wants no recovery now' if mended else ''}",
+            f"If the GPU was not reset since: {known.action}" if mended else known.action,
             gpus=frozenset((address,)),
         )
 

@@ -151,6 +151,16 @@ def test_a_pending_reboot_goes_forward_or_back():
     assert (back.code, f"pin is {DRIVER}" in back.action) == ("reboot-pending", True)
 
 
+@pytest.mark.parametrize("recovery,severity", [("none", "warning"), (None, "error")])
+def test_an_xid_that_the_driver_is_over_with(recovery, severity):
+    """The log keeps an error until the next boot, a reset mends the GPU before; an old driver says nothing of that."""
+    hosts = fleet("h100_sxm_8", 1)
+    both(gpu_fleets.xid(95), gpu_fleets.xid(13), on_gpu(2, "recovery_action", recovery))(hosts["h1"])
+    (found,) = compare(hosts, {}).findings
+    assert (found.code, found.severity, found.actual) == ("xid-hardware", severity, "Xid 95 (2x)")
+    assert "reset" in found.action
+
+
 def test_half_an_upgrade_names_the_odd_packages():
     hosts = fleet("h100_sxm_8", 1)
     gpu_fleets.half_upgraded(hosts["h1"])
