@@ -72,9 +72,9 @@ _NO_DRIVER = (
     *_BUILD,
     *_FLAVOUR,
 )
+_NO_MANAGER = ("fabric-manager-missing", "fabric-manager-behind")
 _MANAGER = (
-    "fabric-manager-missing",
-    "fabric-manager-behind",
+    *_NO_MANAGER,
     "fabric-manager-down",
     "fabric-manager-restarting",
     "fabric-manager-restart-pending",
@@ -117,8 +117,8 @@ EXPLAINED_BY: Mapping[str, Sequence[str]] = {
     "fabric-part-missing": ("fabric-manager-missing",),
     "fabric-part-behind": ("fabric-manager-behind", *_PACKAGES),
     "fabric-manager-restart-pending": ("fabric-manager-behind", *_VERSIONS),
-    "fabric-manager-down": (*_NO_DRIVER, *_VERSIONS, *_FABRIC_PARTS, "fabric-manager-missing", "fabric-manager-behind"),
-    "fabric-manager-restarting": (*_NO_DRIVER, *_VERSIONS, *_FABRIC_PARTS, "fabric-manager-behind"),
+    "fabric-manager-down": (*_NO_DRIVER, *_VERSIONS, *_FABRIC_PARTS, *_NO_MANAGER),
+    "fabric-manager-restarting": (*_NO_DRIVER, *_VERSIONS, *_FABRIC_PARTS, *_NO_MANAGER),
     "imex-restart-pending": _VERSIONS,
     "imex-down": (*_NO_DRIVER, *_VERSIONS, *_FABRIC_PARTS),
     "imex-restarting": (*_NO_DRIVER, *_VERSIONS, *_FABRIC_PARTS),
@@ -195,19 +195,17 @@ def compare(
     if problems:
         raise WantedError(problems)
     answered: list[Host] = []
-    found: dict[str, list[Finding]] = {name: [] for name in hosts}
+    found: dict[str, list[Finding]] = {}
+    summaries: dict[str, dict[str, Any]] = {}
     for name, facts in hosts.items():
-        if facts is None or facts.get("format_version") != FORMAT_VERSION:
-            found[name].append(_without_answer(facts, (reasons or {}).get(name, "")))
-        else:
-            answered.append(Host(name, facts, wanted.get(name, {})))
-    for host in answered:
-        for check in CHECKS:
-            found[host.name] += check(host)
+        try:
+            found[name], summaries[name] = _judge(name, facts, wanted.get(name, {}), answered)
+        except _Unreadable as error:
+            reason = (reasons or {}).get(name, "") if facts is None else str(error)
+            found[name] = [_without_answer(facts, reason)]
     across, baselines = compare_fleet(answered, (lock or {}).get("baseline") or {})
     for finding in across:
         found[finding.host].append(finding)
-    summaries = {host.name: _summary(host) for host in answered}
     findings: list[Finding] = []
     judged: dict[str, dict[str, Any]] = {}
     for name, everything in found.items():
@@ -217,6 +215,29 @@ def compare(
         findings += own
         judged[name] = {"verdict": verdict(own), **summaries.get(name, {})}
     return Verdict(verdict(findings), judged, baselines, findings)
+
+
+class _Unreadable(ValueError):
+    """Facts that are none."""
+
+
+def _judge(
+    name: str, facts: HostFacts | None, wanted: Wanted, answered: list[Host]
+) -> tuple[list[Finding], dict[str, Any]]:
+    """What is found on one host by itself, and its summary."""
+    if facts is None:
+        raise _Unreadable
+    if facts.get("format_version") != FORMAT_VERSION:
+        raise _Unreadable(f"this version of the collection reads format {FORMAT_VERSION}")
+    try:
+        host = Host(name, facts, wanted)
+        found = [finding for check in CHECKS for finding in check(host)]
+        summary = _summary(host)
+    except (AttributeError, KeyError, TypeError) as error:
+        # Out of a cache or a file, from another state of the collection: the other hosts are still to be judged.
+        raise _Unreadable(f"its facts are not complete: {type(error).__name__} {error}") from error
+    answered.append(host)
+    return found, summary
 
 
 def merge_locks(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
@@ -246,18 +267,14 @@ def _explains(finding: Finding, code: str, causes: Mapping[str, Sequence[frozens
 
 
 def _without_answer(facts: HostFacts | None, reason: str) -> Finding:
-    cause = reason or "gpu_info was not run on the host, or did not come to an end"
-    actual = "none"
-    if facts is not None:
-        actual = f"facts of format {facts.get('format_version')!r}"
-        cause = f"this version of the collection reads format {FORMAT_VERSION}"
+    actual = "none" if facts is None else f"facts of format {facts.get('format_version')!r}"
     return Finding(
         "host-without-answer",
         ERROR,
         "gpu_info",
         "facts of the host",
         actual,
-        cause,
+        reason or "gpu_info was not run on the host, or did not come to an end",
         "Make the host reachable and run gpu_info again; to go on without it, exclude it with --limit",
     )
 

@@ -325,6 +325,26 @@ def test_a_lock_of_another_format(lock):
 # Facts as they come ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    "change,cause",
+    [
+        (lambda facts: facts.pop("gpus"), "its facts are not complete: KeyError 'gpus'"),
+        (lambda facts: facts.update(packages=None), "its facts are not complete: TypeError"),
+        (lambda facts: facts["gpus"][3].update(ecc=None), "its facts are not complete: TypeError"),
+        (lambda facts: facts.update(format_version=2), "reads format 1"),
+        (lambda facts: facts.clear(), "reads format 1"),
+    ],
+)
+def test_broken_facts_of_one_host_leave_the_others_judged(change, cause):
+    hosts = fleet("h100_sxm_8", 3)
+    change(hosts["h1"])
+    gpu_fleets.fabric_down(hosts["h2"])
+    verdict = compare(hosts, {})
+    assert codes(verdict) == {("h1", "host-without-answer"), ("h2", "fabric-manager-down")}
+    assert cause in verdict.findings[0].cause
+    assert verdict.hosts["h1"] == {"verdict": "fail"}
+
+
 def test_nothing_is_changed():
     hosts = fleet("b200_8", 2)
     gpu_fleets.upgraded(hosts["h1"])
