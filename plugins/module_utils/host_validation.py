@@ -19,7 +19,11 @@ from ansible_collections.baremetal.llm.plugins.module_utils.advisories import (
     unknown,
 )
 from ansible_collections.baremetal.llm.plugins.module_utils.finding import GIB, Findings, is_list, kind, size
-from ansible_collections.baremetal.llm.plugins.module_utils.host_validation_machine import MachineChecks
+from ansible_collections.baremetal.llm.plugins.module_utils.host_validation_machine import (
+    MachineChecks,
+    gateway_port,
+    model_root,
+)
 from ansible_collections.baremetal.llm.plugins.module_utils.lock import Lock
 from ansible_collections.baremetal.llm.plugins.module_utils.site import (
     GATEWAY_GROUP,
@@ -86,7 +90,7 @@ class HostChecks(Findings):
             self._folders(host, state.readiness, here)
             self._disk(host, state, here)
             self._listeners(host, state.readiness, here)
-            models = [str(model["name"]) for _index, model, _lock in self._models_to_fetch(state.readiness, here)]
+            models = [str(model["name"]) for _index, model, _lock in self._models_to_fetch(host, state.readiness, here)]
             machines.check(host, state.readiness, state.wanted, models)
         self.findings.extend(machines.findings)
 
@@ -223,7 +227,7 @@ class HostChecks(Findings):
             )
 
     def _models_to_fetch(
-        self, readiness: Mapping[str, Any], here: Sequence[Mapping[str, Any]]
+        self, host: str, readiness: Mapping[str, Any], here: Sequence[Mapping[str, Any]]
     ) -> list[tuple[int, Mapping[str, Any], Lock]]:
         """The models of a host that are not published there: index in llm_models, entry, lock."""
         published = {item["path"] for item in readiness.get("models") or () if item.get("published")}
@@ -233,7 +237,7 @@ class HostChecks(Findings):
             name = model.get("name") if isinstance(model, Mapping) else None
             if not isinstance(name, str) or name not in names or name not in self.locks:
                 continue
-            path = self.locks[name].model_path(self.site.model_root)
+            path = self.locks[name].model_path(model_root(self.site, host))
             if path not in published:
                 wanted.setdefault(path, (index, model, self.locks[name]))
         return list(wanted.values())
@@ -241,7 +245,7 @@ class HostChecks(Findings):
     def _folders(self, host: str, readiness: Mapping[str, Any], here: Sequence[Mapping[str, Any]]) -> None:
         """A model that only folders can serve must be whole in them; others have somewhere else to turn to."""
         checked = {item["path"]: item for item in readiness.get("source_folders") or ()}
-        for index, model, _lock in self._models_to_fetch(readiness, here):
+        for index, model, _lock in self._models_to_fetch(host, readiness, here):
             folders = source_folders(model)
             if not folders or any(item.get("type") in ("http", "hub") for item in entries(model.get("sources"))):
                 continue
@@ -288,21 +292,21 @@ class HostChecks(Findings):
         )
 
     def _disk(self, host: str, state: HostState, here: Sequence[Mapping[str, Any]]) -> None:
-        total = sum(wanted[2].total_bytes for wanted in self._models_to_fetch(state.readiness, here))
+        total = sum(wanted[2].total_bytes for wanted in self._models_to_fetch(host, state.readiness, here))
         if not total:
             return
         reserve = state.wanted.get("reserve_bytes")
         if isinstance(reserve, bool) or not isinstance(reserve, int) or reserve < 0:
             reserve = GIB
+        root = model_root(self.site, host)
         for space in state.readiness.get("space") or ():
-            if space["path"] != self.site.model_root:
+            if space["path"] != root:
                 continue
             if space.get("read_only"):
                 self.add(
                     "disk-read-only",
                     "llm_models",
-                    f"needs {size(total)} in {self.site.model_root}, but its file system {space['mount']} is mounted "
-                    "read-only",
+                    f"needs {size(total)} in {root}, but its file system {space['mount']} is mounted read-only",
                     "Mount it writable.",
                     [host],
                 )
@@ -311,10 +315,10 @@ class HostChecks(Findings):
                 self.add(
                     "disk-too-small",
                     "llm_models",
-                    f"needs {size(need)} in {self.site.model_root} ({size(total)} of weights not there yet and "
+                    f"needs {size(need)} in {root} ({size(total)} of weights not there yet and "
                     f"{size(reserve)} to stay free), but {space['mount']} has {size(space['free_bytes'])} free: "
                     f"{size(need - space['free_bytes'])} are missing",
-                    f"Free space on {space['mount']}, mount a larger disk at {self.site.model_root}, or place fewer "
+                    f"Free space on {space['mount']}, mount a larger disk at {root}, or place fewer "
                     "models on the host.",
                     [host],
                 )
@@ -322,7 +326,7 @@ class HostChecks(Findings):
     def _listeners(self, host: str, readiness: Mapping[str, Any], here: Sequence[Mapping[str, Any]]) -> None:
         wanted: dict[int, tuple[str, str, str]] = {}
         if host in self.site.groups.get(GATEWAY_GROUP, ()):
-            wanted[self.site.gateway_port] = ("gateway_https_port", "the gateway", "")
+            wanted[gateway_port(self.site, host)] = ("gateway_https_port", "the gateway", "")
         for index, item in enumerate(self.site.deployments if is_list(self.site.deployments) else ()):
             port = item.get("port") if isinstance(item, Mapping) else None
             if item in here and isinstance(port, int) and not isinstance(port, bool):

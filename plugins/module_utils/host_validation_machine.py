@@ -75,6 +75,20 @@ NUMBERS = ("cpu_cores", "cpu_cores_per_gpu", "memory_gib", "disk_gib", "shm_gib"
 MINIMUM_KEYS = ("kernel", "disk_class", *NUMBERS)
 
 
+def model_root(site: Site, host: str) -> str:
+    """Where *host* keeps weights: what it was asked about, since a host may have a disk of its own for them."""
+    state = site.hosts.get(host)
+    root = state.wanted.get("model_root") if state else None
+    return root if isinstance(root, str) and root else site.model_root
+
+
+def gateway_port(site: Site, host: str) -> int:
+    """The port on which a gateway on *host* listens for HTTPS: what it was asked about."""
+    state = site.hosts.get(host)
+    port = state.wanted.get("gateway_port") if state else None
+    return port if isinstance(port, int) and not isinstance(port, bool) else site.gateway_port
+
+
 def minimum_problem(key: str, value: Any) -> str:
     """What is wrong with an entry of a minimum; nothing if it can be used."""
     if key not in MINIMUM_KEYS:
@@ -234,7 +248,7 @@ class MachineChecks(Findings):
         least = int(minimum.get("disk_gib", 0) * GIB)
         for space in readiness.get("space") or ():
             total = space.get("total_bytes")
-            if space["path"] == self.site.model_root and total is not None and total < least:
+            if space["path"] == model_root(self.site, self._host) and total is not None and total < least:
                 self._error(
                     "disk-below-minimum",
                     f"{name}.disk_gib",

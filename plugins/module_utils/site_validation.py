@@ -30,6 +30,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils.host_validation impo
     EngineAdvisories,
     HostChecks,
 )
+from ansible_collections.baremetal.llm.plugins.module_utils.host_validation_machine import gateway_port
 from ansible_collections.baremetal.llm.plugins.module_utils.lock import Lock, LockError, read_lock
 from ansible_collections.baremetal.llm.plugins.module_utils.site import (
     GATEWAY_GROUP,
@@ -460,7 +461,7 @@ class SiteChecks(Findings):
     def _ports_once(self, ports: Sequence[tuple[str, int, str, str]]) -> None:
         taken: dict[tuple[str, int], tuple[str, str]] = {}
         for gateway in self.gateways:
-            taken[gateway, self.site.gateway_port] = ("the gateway", "its HTTPS port")
+            taken[gateway, gateway_port(self.site, gateway)] = ("the gateway", "its HTTPS port")
         clashes: dict[tuple[str, str, str, int], list[str]] = {}
         for host, port, path, name in ports:
             first = taken.setdefault((host, port), (path, f"deployment {name!r}"))

@@ -424,6 +424,13 @@ CASES = {
         ["80", "1024"],
     ),
     "port is too high": (at("deployments", 0, port=70000), "port-invalid", "llm_deployments[0].port", GPUS, ["65535"]),
+    "port of a gateway that has its own": (
+        both(group("gateway_hosts", ["gw-1", "gpu-2"]), state("gpu-2", wanted={"gateway_port": 8001})),
+        "port-duplicate",
+        "llm_deployments[1].port",
+        ["gpu-2"],
+        ["8001", "the gateway"],
+    ),
     # Options and environment
     "option with dashes": (
         at("deployments", 0, engine_options={"--max-model-len": SECRET}),
@@ -665,6 +672,16 @@ CASES = {
         ["gpu-1"],
         ["/srv", "read-only"],
     ),
+    "disk too small at a place of the host's own": (
+        both(
+            state("gpu-1", wanted={"model_root": "/data"}),
+            ready("gpu-1", space=[{"path": "/data", "mount": "/data", "free_bytes": GIB, "read_only": False}]),
+        ),
+        "disk-too-small",
+        "llm_models",
+        ["gpu-1"],
+        ["in /data", "/data has 1.0 GiB free"],
+    ),
     # Folders with weights
     "folder is not mounted": (
         ready("gpu-1", source_folders=[{"path": "/mnt/tiny", "exists": False, "problems": []}]),
@@ -716,6 +733,13 @@ CASES = {
         ["gw-1"],
         ["443", "the gateway", "apache2", "[::]:443"],
     ),
+    "port that one gateway has of its own is taken": (
+        both(state("gw-1", wanted={"gateway_port": 8443}), ready("gw-1", listeners=listener(8443))),
+        "port-taken",
+        "gateway_https_port",
+        ["gw-1"],
+        ["8443"],
+    ),
 }
 
 
@@ -741,6 +765,14 @@ def test_one_mistake_gives_exactly_its_finding(case):
 @pytest.mark.parametrize(
     "spoil",
     [
+        # A gateway with a port of its own does not need the site's.
+        both(state("gw-1", wanted={"gateway_port": 8443}), ready("gw-1", listeners=listener(443))),
+        # Weights that are there at a place of the host's own.
+        both(
+            state("gpu-1", wanted={"model_root": "/data"}),
+            ready("gpu-1", models=[{"path": f"/data/org/tiny/{REVISION}", "published": True}], space=[]),
+            ready("gpu-1", source_folders=[{"path": "/mnt/tiny", "exists": False, "problems": []}]),
+        ),
         # What is there already needs no source, no space and no folder.
         both(
             ready("gpu-1", models=[{"path": f"/srv/models/org/tiny/{REVISION}", "published": True}], space=[]),
