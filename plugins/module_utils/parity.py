@@ -210,7 +210,10 @@ def compare(
     judged: dict[str, dict[str, Any]] = {}
     for name, everything in found.items():
         accepted = wanted.get(name, {}).get("accepted", ())
-        own = [_accept(replace(item, host=name), accepted) for item in gather_gpus(unexplained(everything))]
+        # Before gathering for a GPU by itself, and afterwards for whoever copied the subject from a report.
+        single = [_accept(item, accepted) for item in unexplained(everything)]
+        gathered = gather_gpus(single, of=summaries.get(name, {}).get("gpu_count") or 0)
+        own = [_accept(replace(item, host=name), accepted) for item in gathered]
         own.sort(key=lambda item: SEVERITIES.index(item.severity))
         findings += own
         judged[name] = {"verdict": verdict(own), **summaries.get(name, {})}

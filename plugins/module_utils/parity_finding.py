@@ -89,20 +89,21 @@ def verdict(findings: Iterable[Finding]) -> str:
     return next((VERDICTS[severity] for severity in SEVERITIES if severity in found), "pass")
 
 
-def gather_gpus(findings: Iterable[Finding]) -> list[Finding]:
-    """The same about several GPUs of a host is one finding about all of them."""
+def gather_gpus(findings: Iterable[Finding], of: int) -> list[Finding]:
+    """The same about several of a host's *of* GPUs is one finding about all of them."""
     gathered: dict[Finding, list[Finding]] = {}
     for finding in findings:
         key = replace(finding, subject="", gpus=frozenset()) if finding.gpus else finding
         gathered.setdefault(key, []).append(finding)
-    return [
-        replace(
-            same[0],
-            subject=", ".join(unique([finding.subject for finding in same])),
-            gpus=frozenset().union(*(finding.gpus for finding in same)),
-        )
-        for same in gathered.values()
-    ]
+    return [_gathered(same, of) for same in gathered.values()]
+
+
+def _gathered(same: Sequence[Finding], of: int) -> Finding:
+    gpus = frozenset().union(*(finding.gpus for finding in same))
+    # Pairs of GPUs are named: which of them is in all pairs tells the most.
+    if len(gpus) == of > 1 and all(len(finding.gpus) == 1 for finding in same):
+        return replace(same[0], subject=f"all {of} GPUs", gpus=gpus)
+    return replace(same[0], subject=", ".join(unique([finding.subject for finding in same])), gpus=gpus)
 
 
 def summary(findings: Sequence[Finding], hosts: int) -> str:

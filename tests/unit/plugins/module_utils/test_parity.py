@@ -209,6 +209,14 @@ def test_a_pinned_host_has_no_vote():
     assert codes(compare(hosts, wanted)) == set()
 
 
+def test_a_host_that_is_to_have_no_gpu():
+    hosts = fleet("l40s_4", 2)
+    bare = next(iter(hosts))
+    hosts[bare].update(gpus=[], pci_gpus=[], p2p=[])
+    assert codes(compare(hosts, {})) == {(bare, "gpu-none")}
+    assert codes(compare(hosts, {bare: {"pins": {"gpu_count": 0}}})) == set()
+
+
 def test_groups_are_compared_apart():
     hosts = fleet("l40s_4", 4)
     for name in ("h1", "h2"):
@@ -265,6 +273,21 @@ def test_accepted_findings_stay_as_notes():
     verdict = compare(hosts, {"h1": {"accepted": ["pcie-width-narrow:GPU 1 at 0000:2c:00.0"]}})
     assert [(item.severity, item.accepted) for item in verdict.findings] == [("error", False), ("note", True)]
     assert compare(hosts, {"h1": {"accepted": ["pcie-width-narrow"]}}).verdict == "pass"
+
+
+@pytest.mark.parametrize(
+    "accepted,severities",
+    [
+        ("GPU 1 at 0000:2c:00.0", ["error", "note"]),
+        ("GPU 1 at 0000:2c:00.0, GPU 3 at 0000:4e:00.0", ["note"]),
+        ("GPU 2 at 0000:3d:00.0", ["error"]),
+    ],
+)
+def test_gpus_are_accepted_by_themselves_and_as_the_report_names_them(accepted, severities):
+    hosts = fleet("l40s_4", 1)
+    both(on_gpu(1, "pcie", "width", 8), on_gpu(3, "pcie", "width", 8))(hosts["h1"])
+    found = compare(hosts, {"h1": {"accepted": [f"pcie-width-narrow:{accepted}"]}}).findings
+    assert [item.severity for item in found] == severities
 
 
 def test_an_accepted_cause_still_explains():

@@ -76,10 +76,19 @@ def test_the_same_about_several_gpus_is_one_finding():
             finding(subject="GPU 2", gpus=["b"]),
             finding(subject="host"),
             finding(subject="GPU 3", gpus=["c"], severity=WARNING),
-        ]
+        ],
+        of=3,
     )
     assert [(item.subject, sorted(item.gpus)) for item in found] == [
         ("GPU 1, GPU 2", ["a", "b"]),
         ("host", []),
         ("GPU 3", ["c"]),
     ]
+
+
+def test_all_gpus_are_not_listed_but_pairs_are():
+    each = [finding(subject=f"GPU {number}", gpus=[number]) for number in "abc"]
+    assert [item.subject for item in gather_gpus(each, of=3)] == ["all 3 GPUs"]
+    pairs = [finding(subject=f"GPU {one} with GPU c", gpus=[one, "c"]) for one in "ab"]
+    assert [item.subject for item in gather_gpus(pairs, of=3)] == ["GPU a with GPU c, GPU b with GPU c"]
+    assert [item.subject for item in gather_gpus(each[:1], of=1)] == ["GPU a"]
