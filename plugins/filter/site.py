@@ -41,6 +41,7 @@ class FilterModule:
             "engine_deployments": site.engine_deployments,
             "firewall_rules": site.firewall_rules,
             "gateway_deployments": site.gateway_deployments,
+            "gpu_engines": site.gpu_engines,
             "host_address": site.host_address,
             "host_models": site.host_models,
             "readiness_request": site.readiness_request,

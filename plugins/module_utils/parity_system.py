@@ -44,6 +44,8 @@ EMULATED = ("", "none")
 def gpus_and_driver(host: Host) -> Iterator[Finding]:
     """Whether there is a GPU, and a driver that could own it."""
     if not host.on_bus() and not host.gpus:
+        if host.wanted.get("pins", {}).get("gpu_count") == 0:
+            return
         yield Finding(
             "gpu-none",
             ERROR,
@@ -51,7 +53,7 @@ def gpus_and_driver(host: Host) -> Iterator[Finding]:
             "at least 1",
             "0",
             "there is no NVIDIA GPU on the PCI bus",
-            "Seat the GPU, or enable its slot in the firmware; else take the host out of gpu_hosts",
+            "Seat the GPU, or enable its slot in the firmware; a host that is to have none pins gpu_count to 0",
         )
         return
     rivals = sorted({item["driver"] for item in host.facts["pci_gpus"]} & set(host.loaded["rivals"]))

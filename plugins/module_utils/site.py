@@ -139,6 +139,28 @@ def engine_deployments(
     ]
 
 
+def gpu_engines(
+    deployments: Sequence[Mapping[str, Any]], versions: Mapping[str, str], host: str, groups: Groups
+) -> list[dict[str, Any]]:
+    """What the engines on *host* need of its GPUs, as `gpu_parity` takes it; *versions* has each engine's version.
+
+    The GPUs of one replica are the product of its parallel sizes; a host needs at least those of its largest replica.
+    """
+    needed: dict[str, int] = {}
+    for item in deployments_on(deployments, host, groups):
+        options = item.get("engine_options") or {}
+        gpus = 1
+        for name in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
+            gpus *= int(options.get(name) or 1)
+        engine = str(item.get("engine"))
+        needed[engine] = max(gpus, needed.get(engine, 0))
+    return [
+        {"engine": engine, "version": str(versions[engine]), "gpus": gpus}
+        for engine, gpus in needed.items()
+        if versions.get(engine)
+    ]
+
+
 def host_models(
     deployments: Sequence[Mapping[str, Any]], models: Sequence[Mapping[str, Any]], host: str, groups: Groups
 ) -> list[dict[str, Any]]:

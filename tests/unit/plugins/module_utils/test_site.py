@@ -229,3 +229,13 @@ def test_a_host_of_a_fleet_is_placed_without_the_variables_of_the_others():
     assert engine["listen_address"] == "10.0.0.7"
     # Not the variables of the other 499 hosts: with every host asking, that would be their square.
     assert hostvars.asked == {"g007", "w1"}
+
+
+def test_gpu_engines_of_a_host_count_the_gpus_of_the_largest_replica():
+    wide = {**CHAT, "name": "wide", "engine_options": {"tensor_parallel_size": 2, "pipeline_parallel_size": 3}}
+    assert site.gpu_engines([CHAT, wide], {"vllm": "0.33.0"}, "g1", GROUPS) == [
+        {"engine": "vllm", "version": "0.33.0", "gpus": 6}
+    ]
+    # Without a version there is nothing to look up, and nothing runs on other hosts.
+    assert site.gpu_engines([CHAT], {"vllm": ""}, "g1", GROUPS) == []
+    assert site.gpu_engines([CHAT, wide], {"vllm": "0.33.0"}, "w1", GROUPS) == []
