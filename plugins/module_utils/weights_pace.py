@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_errors import Retry, SourceError
-from ansible_collections.baremetal.llm.plugins.module_utils.weights_segments import MIB
 
 # A connection that brings this much is not what holds a file up.
 _FAST = 400e6
@@ -26,6 +25,8 @@ _WORTH = 1.10
 _ASK_AGAIN_SECONDS = 20.0
 # What any connection must bring, also the only one.
 _FLOOR = 16 * 1024
+# Less than this is no progress, however short the time.
+_SOME_BYTES = 64 * 1024
 _LONGEST_PAUSE = 60.0
 _UNREACHED_SECONDS = 30.0
 # A pause may end a little early, by the granularity of clocks.
@@ -211,9 +212,8 @@ class Patience:
         now = self._transport.clock()
         with self.line.lock:
             self.line.retries += 1
-            if self._fresh >= MIB:
-                self._attempt, self._progress = 0, now
-            self._fresh = 0
+            if self._fresh >= max(_SOME_BYTES, _FLOOR * (now - self._progress)):
+                self._attempt, self._progress, self._fresh = 0, now, 0
             if now >= self.line.not_before - _EARLY_SECONDS or retry.wait is not None:
                 self._attempt += 1
                 wait = retry.wait

@@ -133,7 +133,7 @@ def host(tmp_path):
             defaults = {"idle_seconds": 5, "patience_seconds": 60, "segment_bytes": 256 * 1024, "jitter": lambda: 0.5}
             # One connection makes what is asked for, and when, a matter of the test alone.
             defaults["connections"] = 1
-            return Transport(clock=self.clock, pause=self.clock.pause, **{**defaults, **options})
+            return Transport(**{"clock": self.clock, "pause": self.clock.pause, **defaults, **options})
 
         @staticmethod
         def source(source):
