@@ -406,6 +406,15 @@ def test_an_idle_link_is_no_finding():
     assert codes(compare(hosts, {})) == set()
 
 
+def test_a_host_that_is_to_have_no_gpu():
+    hosts = fleet("l40s_4", 1)
+    wanted = {"h1": {"pins": {"gpu_count": 0}}}
+    assert codes(compare(hosts, wanted)) == {("h1", "gpu-unexpected")}
+    both(gpu_fleets.no_driver("DRIVER_NOT_LOADED"), put("pci_gpus", []))(hosts["h1"])
+    assert codes(compare(hosts, {})) == {("h1", "gpu-none")}
+    assert codes(compare(hosts, wanted)) == set()
+
+
 def test_virtual_machines_are_not_asked_for_acs():
     hosts = fleet("l40s_4", 1)
     put("platform", "acs_redirecting_bridges", ["0000:15:01.0"])(hosts["h1"])
