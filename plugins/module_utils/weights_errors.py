@@ -20,6 +20,9 @@ class SourceError(Exception):
         self.expected = expected
         self.actual = actual
 
+    def __str__(self) -> str:
+        return self.message
+
 
 class Retry(Exception):
     """The same source may deliver after a pause of `wait` seconds; None lets the caller choose one."""
