@@ -106,7 +106,7 @@ def test_segments_are_handed_out_from_the_beginning_and_the_last_ones_are_shared
     shared = segments.take()
     assert (shared.position, shared.end) == (85, 100)
     assert leases[2].end == 85
-    again = [segments.take() for _number in range(6)]
+    again = [segments.take() for _number in range(30)]
     assert again[-1] is None
 
 
