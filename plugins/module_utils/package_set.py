@@ -15,8 +15,9 @@ import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cmp_to_key
 from typing import Protocol
+
+from ansible_collections.baremetal.llm.plugins.module_utils.driver_set_values import version_key
 
 # Ours to move, so a hold on them is no reason to stop; what else is held is looked after in `_refuse_collateral`.
 _APT_GET = (
@@ -32,6 +33,8 @@ _INSTALL = (
     *("-o", "Dpkg::Options::=--force-confdef", "-o", "Dpkg::Options::=--force-confold"),
 )
 _QUERY_FORMAT = "${Package}\t${Version}\t${db:Status-Want}\t${db:Status-Status}\n"
+# Anything else is a package in pieces, which apt has to put in place.
+_INSTALLED = ("installed", "triggers-awaited", "triggers-pending")
 _ACTION = re.compile(r"(Inst|Remv|Purg) (\S+)(?: \[([^\]]*)\])?(?: \((\S+) )?")
 _MOST_ROUNDS = 8
 
@@ -105,35 +108,7 @@ class Plan:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Versions, as Debian Policy 5.6.12 orders them
-
-
-def _weight(character: str) -> int:
-    """Order of one character outside of digits: a tilde before the end, letters before anything else."""
-    if character == "~":
-        return -1
-    if not character:
-        return 0
-    return ord(character) if character.isalpha() else ord(character) + 256
-
-
-def _compare_part(left: str, right: str) -> int:
-    while left or right:
-        text_left, text_right = re.match(r"\D*", left), re.match(r"\D*", right)
-        word_left = text_left.group() if text_left else ""
-        word_right = text_right.group() if text_right else ""
-        for index in range(max(len(word_left), len(word_right)) + 1):
-            difference = _weight(word_left[index : index + 1]) - _weight(word_right[index : index + 1])
-            if difference:
-                return difference
-        left, right = left[len(word_left) :], right[len(word_right) :]
-        digits_left, digits_right = re.match(r"\d*", left), re.match(r"\d*", right)
-        number_left = digits_left.group() if digits_left else ""
-        number_right = digits_right.group() if digits_right else ""
-        if int(number_left or 0) != int(number_right or 0):
-            return int(number_left or 0) - int(number_right or 0)
-        left, right = left[len(number_left) :], right[len(number_right) :]
-    return 0
+# Versions
 
 
 def split_version(version: str) -> tuple[int, str, str]:
@@ -145,19 +120,8 @@ def split_version(version: str) -> tuple[int, str, str]:
     return int(epoch), upstream if dash else rest, revision if dash else ""
 
 
-def compare_versions(left: str, right: str) -> int:
-    """Return less than, equal to or more than 0, as `dpkg --compare-versions` would order two versions."""
-    for one, other in zip(split_version(left), split_version(right)):
-        difference = one - other if isinstance(one, int) and isinstance(other, int) else 0
-        if isinstance(one, str) and isinstance(other, str):
-            difference = _compare_part(one, other)
-        if difference:
-            return difference
-    return 0
-
-
 def newest_first(versions: Iterable[str]) -> list[str]:
-    return sorted(set(versions), key=cmp_to_key(compare_versions), reverse=True)
+    return sorted(set(versions), key=version_key, reverse=True)
 
 
 def matching_version(wanted: str, offered: Iterable[str]) -> str:
@@ -187,7 +151,7 @@ def parse_installed(query: str) -> dict[str, Installed]:
     found = {}
     for line in query.splitlines():
         columns = line.split("\t")
-        if len(columns) == 4 and columns[3] not in ("not-installed", "config-files"):
+        if len(columns) == 4 and columns[3] in _INSTALLED:
             found[columns[0]] = Installed(columns[1], columns[2] == "hold")
     return found
 

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from ansible_collections.baremetal.llm.plugins.module_utils.advisories import version_key
-from ansible_collections.baremetal.llm.plugins.module_utils.package_set import compare_versions, split_version
+from ansible_collections.baremetal.llm.plugins.module_utils.driver_set_values import compare_versions
+from ansible_collections.baremetal.llm.plugins.module_utils.package_set import split_version
 
 # NVIDIA's packages are the same for all of these.
 RELEASES: Mapping[str, tuple[str, ...]] = {"Debian": ("12", "13"), "Ubuntu": ("22", "24", "26")}
