@@ -95,34 +95,22 @@ def test_the_pins_alone_would_do_it_as_well(debian):
 
 
 def test_half_an_upgrade_is_brought_back(debian, play):
-    """Somebody moved the utilities by hand, as `apt install nvidia-smi` would without pins and holds."""
+    """Somebody moved by hand what no exact dependency keeps in its place, and lost a hold. Real packages go down."""
     before = driver_packages(debian)
     newest = debian.check_output("apt-cache madison nvidia-smi").splitlines()[0].split("|")[1].strip()
-    names = " ".join(
-        f"{name}={newest}" for name in ("nvidia-smi", "libnvidia-ml1", "nvidia-alternative", "nvidia-legacy-check")
-    )
-    also = " ".join(
-        f"{name}={newest}"
-        for name in before
-        if name.startswith(("libcuda1", "libnvidia-", "libnvcuvid")) and "ml1" not in name
-    )
-    script = f"DEBIAN_FRONTEND=noninteractive apt-get --yes --allow-change-held-packages install {names} {also} 2>&1"
-    moved = debian.run(script)
-    assert driver_packages(debian) != before, moved.stdout[-2000:]
+    moved = f"libnvidia-encode1={newest} nvidia-modprobe={newest}"
+    debian.check_output(f"DEBIAN_FRONTEND=noninteractive apt-get --yes --allow-change-held-packages install {moved}")
+    assert driver_packages(debian)["libnvidia-encode1"] == newest
+    debian.check_output("apt-mark unhold libcuda1")
     said = play("debian-1", "--check")
-    assert (said.code, said.changed > 0) == (0, True), said.text[-2000:]
-    assert f"downgrade nvidia-smi {newest} -> {VERSION}-1" in said.words
+    assert (said.code, said.changed) == (0, 1), said.text[-2000:]
+    assert f"downgrade libnvidia-encode1 {newest} -> {VERSION}-1" in said.words
+    assert driver_packages(debian)["libnvidia-encode1"] == newest
     done = play("debian-1")
     assert done.code == 0, done.text[-3000:]
-    assert {name: version for name, version in driver_packages(debian).items() if name in before} == before
+    assert driver_packages(debian) == before
     assert set(before) - held(debian) == set()
     assert play("debian-1").changed == 0
-
-
-def test_a_lost_hold_is_set_again(debian, play):
-    debian.check_output("apt-mark unhold libcuda1")
-    assert play("debian-1").changed == 1
-    assert "libcuda1" in held(debian)
 
 
 def test_a_second_kernel_without_headers_is_refused(debian, play, kernel):
@@ -150,7 +138,6 @@ def test_a_second_kernel_without_headers_is_refused(debian, play, kernel):
     assert ignored.code == 0, ignored.text[-3000:]
     remove = f"apt-get --yes purge {bare[-1]}" if bare else f"rm -r /lib/modules/{other} /boot/vmlinuz-{other}"
     debian.check_output(f"DEBIAN_FRONTEND=noninteractive {remove}")
-    assert play("debian-1").changed == 0
 
 
 def test_a_module_that_was_lost_is_noticed(debian, play, kernel):
@@ -169,9 +156,6 @@ def test_a_module_that_was_lost_is_noticed(debian, play, kernel):
     [
         ({"nvidia_driver_branch": "580"}, "driver-branch-not-offered", "535: 535.309.01, 535.261.03"),
         ({"nvidia_driver_accept_end_of_life": False}, "driver-branch-ended", "2026-06"),
-        ({"nvidia_driver_version": "535.1.1"}, "driver-version-not-offered", "535.261.03"),
-        ({"nvidia_driver_fabric": "nvswitch"}, "driver-set-incomplete", "fabric manager"),
-        ({"nvidia_driver_source": "canonical"}, "driver-source-unfit", "nvidia or debian"),
     ],
 )
 def test_refusals_change_nothing_and_say_what_there_is(play, variables, code, words):
