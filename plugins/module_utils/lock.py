@@ -382,6 +382,11 @@ def form_of(path: str) -> str:
 
 def read_lock(path: str, allow_files: Sequence[str] = ()) -> Lock:
     """Read and check a lock file. Raises LockError for everything that is wrong with it, its absence included."""
+    return parse_lock(load_lock(path), allow_files, f"lock file {path}")
+
+
+def load_lock(path: str) -> object:
+    """What a lock file holds, not checked. Raises LockError if it cannot be read."""
     subject = f"lock file {path}"
     try:
         with open(path, encoding="utf-8") as stream:
@@ -390,7 +395,7 @@ def read_lock(path: str, allow_files: Sequence[str] = ()) -> Lock:
         raise LockError([f"cannot be read: {error.strerror}"], subject) from error
     except UnicodeDecodeError as error:
         raise LockError(["is not text in UTF-8"], subject) from error
-    return parse_lock(_load(text, form_of(path), subject), allow_files, subject)
+    return _load(text, form_of(path), subject)
 
 
 def _load(text: str, form: str, subject: str) -> object:

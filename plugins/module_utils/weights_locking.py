@@ -73,7 +73,8 @@ class Selection:
     def takes(self, path: str) -> bool:
         if path in self.allow_files:
             return True
-        if any(part.startswith(".") for part in path.split("/")):
+        # What hides is not wanted; what leads out of the folder is no hidden file, and is to be refused.
+        if any(part.startswith(".") and part not in (".", "..") for part in path.split("/")):
             return False
         return _matches(path, self.patterns) and not _matches(path, self.exclude)
 
