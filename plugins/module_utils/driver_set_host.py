@@ -15,6 +15,7 @@ from typing import Any
 
 from ansible_collections.baremetal.llm.plugins.module_utils import driver_set_data as data
 from ansible_collections.baremetal.llm.plugins.module_utils.driver_set import check_wish, fabric_of, resolve
+from ansible_collections.baremetal.llm.plugins.module_utils.driver_set_gpu import read_settings
 from ansible_collections.baremetal.llm.plugins.module_utils.driver_set_values import (
     AptPin,
     DriverSet,
@@ -501,7 +502,13 @@ def verify(system: System, host: Host, chosen: DriverSet, wanted: Wanted) -> tup
     return state, findings
 
 
-def read_set(system: System, wanted: Wanted, fabric: str = "auto", hardware_only: bool = False) -> dict[str, Any]:
+def read_set(
+    system: System,
+    wanted: Wanted,
+    fabric: str = "auto",
+    hardware_only: bool = False,
+    gpu_settings: Mapping[str, object] | None = None,
+) -> dict[str, Any]:
     """The answer of the module: the host, the set or the refusals, and what is there already."""
     host = read_host(system, fabric)
     early = check_wish(wanted, host)
@@ -513,6 +520,8 @@ def read_set(system: System, wanted: Wanted, fabric: str = "auto", hardware_only
         "source_known": False,
         "also": [],
         "command": [],
+        "gpu_commands": [],
+        "gpu_unit": "",
         "state": {},
         "problems": [],
     }
@@ -532,6 +541,9 @@ def read_set(system: System, wanted: Wanted, fabric: str = "auto", hardware_only
                 answer["also"], chosen.refusals = simulate(system, chosen)
             answer["command"] = transaction(chosen) if chosen.changes else []
             answer["state"], problems = verify(system, host, chosen, wanted)
+            todo, unit, impossible = read_settings(system, gpu_settings or {})
+            answer["gpu_commands"], answer["gpu_unit"] = todo, unit
+            problems += impossible
             answer["problems"] = [problem.as_dict() for problem in problems]
     answer["set"] = as_plain(chosen)
     answer["refusals"] = [finding.as_dict() for finding in chosen.refusals]

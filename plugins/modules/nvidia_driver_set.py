@@ -103,6 +103,27 @@ options:
     description: Whether the packages that bring new kernels are to be held with the driver.
     type: bool
     default: true
+  gpu_settings:
+    description: What is wanted of every GPU. The answer has the commands that are missing, and a unit for later boots.
+    type: dict
+    default: {}
+    suboptions:
+      power_limit_watts:
+        description: Power limit in watts. 0 leaves it as it is.
+        type: int
+        default: 0
+      compute_mode:
+        description: Compute mode. Empty leaves it as it is.
+        type: str
+        choices: ["", default, exclusive_process, prohibited]
+        default: ""
+      mig_profiles:
+        description: >-
+          MIG profiles to make on each GPU, such as V(3g.40gb), or V(off) alone. Empty leaves them as they are. A layout
+          that differs is destroyed, which fails while something uses it.
+        type: list
+        elements: str
+        default: []
   hardware_only:
     description: Decide only what can be decided without apt. Used before an apt source is added.
     type: bool
@@ -188,6 +209,15 @@ command:
   returned: always
   type: list
   elements: str
+gpu_commands:
+  description: The commands that bring the GPUs to O(gpu_settings). Empty if they are as wanted, or no driver runs.
+  returned: always
+  type: list
+  elements: list
+gpu_unit:
+  description: A systemd unit that does the same at boot. Empty if nothing is wanted.
+  returned: always
+  type: str
 state:
   description: What is there - modules and initramfs of every kernel, the loaded module, missing holds, reasons to
     reboot.
@@ -221,15 +251,29 @@ def main() -> None:
             "package_versions": {"type": "dict", "default": {}},
             "ignored_kernels": {"type": "list", "elements": "str", "default": []},
             "hold_kernel": {"type": "bool", "default": True},
+            "gpu_settings": {
+                "type": "dict",
+                "default": {},
+                "options": {
+                    "power_limit_watts": {"type": "int", "default": 0},
+                    "compute_mode": {
+                        "type": "str",
+                        "choices": ["", "default", "exclusive_process", "prohibited"],
+                        "default": "",
+                    },
+                    "mig_profiles": {"type": "list", "elements": "str", "default": []},
+                },
+            },
             "hardware_only": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     options = dict(module.params)
     fabric, hardware_only = options.pop("fabric"), options.pop("hardware_only")
+    settings = options.pop("gpu_settings")
     options["ignored_kernels"] = tuple(options["ignored_kernels"])
     options["package_versions"] = {name: str(version) for name, version in options["package_versions"].items()}
-    module.exit_json(changed=False, **read_set(System(), Wanted(**options), fabric, hardware_only))
+    module.exit_json(changed=False, **read_set(System(), Wanted(**options), fabric, hardware_only, settings))
 
 
 if __name__ == "__main__":
