@@ -351,6 +351,16 @@ def test_a_version_without_its_fabric_manager_is_not_taken():
     assert "nvidia-fabricmanager (there is 580.173.02-1" in text(refused)
 
 
+def test_a_version_of_which_a_dependency_is_missing_is_not_taken():
+    offers = dict(merged(suffixed(), kernels()))
+    offers["libnvidia-gpucomp-580"] = [
+        offer for offer in offers["libnvidia-gpucomp-580"] if not offer.version.startswith("580.178")
+    ]
+    chosen = resolve(Wanted("nvidia", "580"), UBUNTU, offers)
+    assert chosen.version == "580.173.02"
+    assert "libnvidia-gpucomp-580 (= 580.178.04-1ubuntu1), which libnvidia-compute-580 needs" in chosen.notes[0]
+
+
 def test_both_archives_at_once_are_not_mixed():
     """Both have nvidia-kernel-common-580 and the like; only what the source has is taken."""
     offers = merged(canonical(), suffixed(), unsuffixed())
