@@ -20,7 +20,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.message import Message
 from typing import Any
@@ -259,10 +259,17 @@ class HttpAccess:
     """One file on one server: where it is after redirects, and what all answers about it must agree on."""
 
     def __init__(
-        self, client: HttpClient, url: str, size: int, secret_headers: Mapping[str, str], name: str = ""
+        self,
+        client: HttpClient,
+        url: str | Callable[[], str],
+        size: int,
+        secret_headers: Mapping[str, str],
+        name: str = "",
     ) -> None:
+        """`url` may be a function that signs an address; it is called again when the signature has expired."""
         self._client = client
-        self._url = url
+        self._sign = None if isinstance(url, str) else url
+        self._url = url if isinstance(url, str) else url()
         self._secret_headers = secret_headers
         self._size = size
         self._name = name
@@ -294,12 +301,14 @@ class HttpAccess:
             # A signed address needs no token, and must not get one.
             same = origin_of(final) == origin_of(self._url)
             answer = self._client.follow(final, headers, self._secret_headers if same else {})
-            if answer.status not in (401, 403) or final == self._url:
+            if answer.status not in (401, 403) or (final == self._url and self._sign is None):
                 return answer
             # The signature has expired: ask the first server again, once for all connections.
             answer.stream.skip()
         with self._lock:
             if self._final_url in ("", final):
+                if final and self._sign is not None:
+                    self._url = self._sign()
                 answer = self._client.follow(self._url, headers, self._secret_headers)
                 if answer.status < 400:
                     self._final_url = answer.url
@@ -309,7 +318,7 @@ class HttpAccess:
     def _judge(self, answer: Answer, first: int, end: int, whole: bool) -> None:
         status = answer.status
         if status in _RETRY_STATUS:
-            raise Retry(_status_problem(answer), _wait_of(answer))
+            raise Retry(_status_problem(answer), wait_of(answer))
         if status == 416:
             total = whole_number(answer.header("Content-Range").rpartition("/")[2])
             if total is not None and total != self._size:
@@ -420,7 +429,7 @@ def _status_problem(answer: Answer) -> SourceError:
     )
 
 
-def _wait_of(answer: Answer) -> float | None:
+def wait_of(answer: Answer) -> float | None:
     """Seconds that a server asks to wait, in one of the forms that are in use."""
     text = answer.header("Retry-After")
     if text:
@@ -441,6 +450,9 @@ def _wait_of(answer: Answer) -> float | None:
         return float(match[1])
     seconds = whole_number(answer.header("RateLimit-Reset"))
     return None if seconds is None or seconds > 86400 else float(seconds)
+
+
+_wait_of = wait_of  # the name that the modules of the lock import
 
 
 def _proxy_of(scheme: str, host: str) -> str:

@@ -6,14 +6,16 @@
 
 from __future__ import annotations
 
+import datetime
 import os
+import re
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from ansible_collections.baremetal.llm.plugins.module_utils.lock import Lock, LockFile
+from ansible_collections.baremetal.llm.plugins.module_utils.lock import Lock, LockError, LockFile
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_errors import SourceError
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_http import HttpAccess, HttpClient, cut
 
@@ -99,13 +101,15 @@ class HttpSource:
     label: str
     token: str = field(default="", repr=False)
     kind: str = "http"
+    signed: bool = False
 
     def check(self) -> None:
         """Whether it can be reached is seen with the first file."""
 
     def access(self, file: LockFile, client: HttpClient) -> HttpAccess:
         secrets = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        return HttpAccess(client, self.url_of(file), file.size, secrets, file.path)
+        url = (lambda: self.url_of(file)) if self.signed else self.url_of(file)
+        return HttpAccess(client, url, file.size, secrets, file.path)
 
 
 Source = Any  # FolderSource or HttpSource: label, check() and access(); a Protocol would say no more
@@ -125,8 +129,12 @@ def parse_sources(
                 sources.append(_folder(specification))
             elif kind in ("http", "hub"):
                 sources.append(_http(specification, lock, token_file))
+            elif kind == "s3":
+                sources.append(_s3(specification))
             else:
-                problems.append(f"{where}: type must be folder, http or hub, not {kind!r}")
+                problems.append(f"{where}: type must be folder, http, hub or s3, not {kind!r}")
+        except LockError as error:
+            problems += [f"{where}: {text}" for text in error.problems]
         except ValueError as error:
             problems.append(f"{where}: {error}")
     if not specifications:
@@ -164,6 +172,37 @@ def _http(specification: Mapping[str, Any], lock: Lock, token_file: str) -> Http
         prefix = f"{base}/"
         label = f"http {base}/"
     return HttpSource(url_of=lambda file: prefix + quote(file.path), label=label, token=token, kind=kind)
+
+
+def _s3(specification: Mapping[str, Any]) -> HttpSource:
+    # Here, because the other kinds of sources need none of what it imports.
+    from ansible_collections.baremetal.llm.plugins.module_utils.lock_s3 import presign, read_credentials
+
+    bucket, region = str(specification.get("bucket") or ""), str(specification.get("region") or "us-east-1")
+    endpoint = str(specification.get("endpoint") or f"https://s3.{region}.amazonaws.com").rstrip("/")
+    parts = urlsplit(endpoint)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path or parts.query or parts.username:
+        raise ValueError(f"endpoint must be https://HOST without a path, user or query, not {cut(endpoint)!r}")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]", bucket):
+        raise ValueError(f"bucket must be the name of a bucket, not {bucket!r}")
+    credentials_file = str(specification.get("credentials_file") or "")
+    profile = str(specification.get("credentials_profile") or "default")
+    credentials = read_credentials(credentials_file, profile) if credentials_file else None
+    if credentials and parts.scheme == "http" and parts.hostname not in _LOOPBACK:
+        raise ValueError("endpoint is http://, so signed addresses would travel in clear; use https://")
+    prefix = str(specification.get("prefix") or "").strip("/")
+    if specification.get("virtual_hosted"):
+        base = f"{parts.scheme}://{bucket}.{parts.netloc}/"
+    else:
+        base = f"{endpoint}/{bucket}/"
+    base += quote(f"{prefix}/", safe="/-_.~") if prefix else ""
+
+    def sign(file: LockFile) -> str:
+        now = datetime.datetime.now(datetime.timezone.utc)
+        return presign(base + quote(file.path, safe="/-_.~"), {}, credentials, region, now)
+
+    label = f"s3://{bucket}/{prefix} on {endpoint}"
+    return HttpSource(url_of=sign, label=label, kind="s3", signed=True)
 
 
 def _read_token(path: str) -> str:

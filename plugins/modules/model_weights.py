@@ -52,10 +52,12 @@ options:
         description:
           - V(folder) is a folder on the host, such as a network share.
           - V(http) is a web server that serves the files below O(sources[].url).
-          - V(hub) is the Hugging Face Hub or a mirror that serves C(<endpoint>/<model>/resolve/<revision>/<path>).
+          - V(hub) is the Hugging Face Hub, or a mirror or another host that serves
+            C(<endpoint>/<model>/resolve/<revision>/<path>).
+          - V(s3) is a folder of a bucket in an S3-compatible store.
         type: str
         required: true
-        choices: [folder, http, hub]
+        choices: [folder, http, hub, s3]
       path:
         description: The folder, absolute. Required with O(sources[].type=folder).
         type: str
@@ -64,9 +66,31 @@ options:
           a password or a query.
         type: str
       endpoint:
-        description: Only with O(sources[].type=hub).
+        description: Address of the Hub, by default V(https://huggingface.co), or of the store with
+          O(sources[].type=s3), by default that of Amazon for the region.
         type: str
-        default: https://huggingface.co
+      bucket:
+        description: The bucket. Required with O(sources[].type=s3).
+        type: str
+      prefix:
+        description: The folder in the bucket. Only with O(sources[].type=s3).
+        type: str
+      region:
+        description: Region of the store, a part of the signature; by default V(us-east-1). Only with
+          O(sources[].type=s3).
+        type: str
+      virtual_hosted:
+        description: Whether the bucket is a part of the store's host name and not of the path. Only with
+          O(sources[].type=s3).
+        type: bool
+        default: false
+      credentials_file:
+        description: File on the host with the credentials of the store, in the form of C(~/.aws/credentials). Only with
+          O(sources[].type=s3), and only needed for buckets that are not public.
+        type: str
+      credentials_profile:
+        description: Section of O(sources[].credentials_file), by default V(default).
+        type: str
       token_file:
         description: File on the host that holds a token for this source only. The token is sent to this server, over
           TLS, and to no other.
@@ -294,7 +318,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils import weights, weig
 from ansible_collections.baremetal.llm.plugins.module_utils.lock import LockError, parse_lock
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_http import system_ca_file
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_pace import Transport
-from ansible_collections.baremetal.llm.plugins.module_utils.weights_sources import HUB_ENDPOINT, parse_sources
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_sources import parse_sources
 
 
 def fail(module: AnsibleModule, message: str, findings: list[dict[str, str]]) -> None:
@@ -348,13 +372,19 @@ def main() -> None:
                 "elements": "dict",
                 "required": True,
                 "options": {
-                    "type": {"type": "str", "required": True, "choices": ["folder", "http", "hub"]},
+                    "type": {"type": "str", "required": True, "choices": ["folder", "http", "hub", "s3"]},
                     "path": {"type": "str"},
                     "url": {"type": "str"},
-                    "endpoint": {"type": "str", "default": HUB_ENDPOINT},
+                    "endpoint": {"type": "str"},
+                    "bucket": {"type": "str"},
+                    "prefix": {"type": "str"},
+                    "region": {"type": "str"},
+                    "virtual_hosted": {"type": "bool", "default": False},
+                    "credentials_file": {"type": "str", "no_log": False},
+                    "credentials_profile": {"type": "str", "no_log": False},
                     "token_file": {"type": "str", "no_log": False},
                 },
-                "required_if": [("type", "folder", ["path"]), ("type", "http", ["url"])],
+                "required_if": [("type", "folder", ["path"]), ("type", "http", ["url"]), ("type", "s3", ["bucket"])],
             },
             "root": {"type": "path", "default": "/srv/models"},
             "owner": {"type": "str", "default": "root"},

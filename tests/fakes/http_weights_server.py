@@ -37,6 +37,7 @@ class WeightsServer:
         self.requests: list[SimpleNamespace] = []
         self.answers: dict[str, list[Reply]] = {}
         self.etags: dict[str, str] = {}
+        self.headers: dict[str, dict[str, str]] = {}
         self.latency_seconds = 0.0
         self.bytes_per_second = 0.0
         self.sent = 0
@@ -64,6 +65,10 @@ class WeightsServer:
                     with outer.lock:
                         outer.open -= 1
 
+            def do_HEAD(self) -> None:
+                """Scripted answers are for GET; a HEAD is always answered honestly."""
+                outer.serve(self, self.path.lstrip("/"))
+
             def log_message(self, *_: Any) -> None:
                 pass
 
@@ -90,7 +95,8 @@ class WeightsServer:
 
     def serve(self, handler: Any, path: str) -> None:
         """What an honest server answers, ranges and If-Range included."""
-        self._head_and_body(handler, path, self.files.get(path))
+        # A signature in the query is not looked at.
+        self._head_and_body(handler, path, self.files.get(path, self.files.get(path.partition("?")[0])))
 
     def without_ranges(self, handler: Any, path: str) -> None:
         del handler.headers["Range"]
@@ -162,8 +168,12 @@ class WeightsServer:
             handler.send_header("Content-Range", f"bytes {first}-{end - 1}/{len(data)}")
         if etag:
             handler.send_header("ETag", etag)
+        for name, value in self.headers.get(path, {}).items():
+            handler.send_header(name, value)
         handler.send_header("Content-Length", str(end - first))
         handler.end_headers()
+        if handler.command == "HEAD":
+            return None
         body = memoryview(data)[first:end]
         if most >= 0:
             body = body[:most]

@@ -449,6 +449,9 @@ def test_redirect_from_https_to_http_is_refused(host, servers, certificate):
         ({"type": "http", "url": "https://mirror/x?token=1"}, "query"),
         ({"type": "http", "url": "http://mirror/x", "token_file": "TOKEN"}, "in clear"),
         ({"type": "hub", "token_file": "/nonexistent"}, "cannot be read"),
+        ({"type": "s3", "bucket": "A/b"}, "name of a bucket"),
+        ({"type": "s3", "bucket": "abc", "endpoint": "https://s3/x"}, "without a path"),
+        ({"type": "s3", "bucket": "abc", "credentials_file": "/nonexistent"}, "cannot be read"),
     ],
 )
 def test_bad_descriptions_of_sources(tmp_path, source, words):

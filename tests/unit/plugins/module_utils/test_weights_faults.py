@@ -426,6 +426,59 @@ def test_no_message_shows_a_signature_or_a_token(host, servers, tmp_path, capfd)
     assert "topsecret" not in "".join(capfd.readouterr())
 
 
+@pytest.fixture
+def bucket(server, tmp_path):
+    """A store for which the address must be signed."""
+    credentials = tmp_path / "credentials"
+    credentials.write_text("[default]\naws_access_key_id = AKIDEXAMPLE\naws_secret_access_key = topsecret\n")
+    server.files = {f"weights/tiny/{path}": data for path, data in FILES.items()}
+    return {
+        "type": "s3",
+        "endpoint": server.url.rstrip("/"),
+        "bucket": "weights",
+        "prefix": "tiny",
+        "credentials_file": str(credentials),
+    }
+
+
+def test_a_bucket(host, server, bucket):
+    outcome = host.run(bucket)
+    assert content(host.target) == FILES
+    assert outcome.sources[0]["source"] == f"s3://weights/tiny on {server.url.rstrip('/')}"
+    assert all("X-Amz-Signature=" in path and "topsecret" not in path for path in server.paths())
+    assert {request.headers.get("Authorization") for request in server.requests} == {None}
+
+
+def test_a_bucket_whose_signature_expires(host, server, bucket, monkeypatch):
+    signed = []
+
+    def answer(handler, path):
+        signed.append(path)
+        if len(signed) == 1:
+            server._head_and_body(handler, path, WEIGHTS, most=1_000_000)
+        elif len(signed) == 2:
+            server.status(403)(handler, path)
+        else:
+            server.serve(handler, path)
+
+    serve = server.serve
+    monkeypatch.setattr(
+        server, "serve", lambda handler, path: (answer if PATH in path and len(signed) < 2 else serve)(handler, path)
+    )
+    outcome = host.run(bucket)
+    assert content(host.target) == FILES
+    assert len(signed) == 2
+    assert outcome.findings == []
+
+
+def test_a_bucket_that_refuses_the_key(host, server, bucket):
+    server.serve = server.status(403)
+    error = host.fails(bucket)
+    assert {problem for _path, problem in found(error)} == {"http_status"}
+    assert "AKID" not in str(error)
+    assert len(server.requests) == 4
+
+
 # The disk
 
 
