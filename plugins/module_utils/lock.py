@@ -420,7 +420,7 @@ def _yaml(data: Mapping[str, Any], indent: str = "") -> Iterator[str]:
     """
     for key, value in data.items():
         name = indent + (key if _PLAIN_KEY.fullmatch(key) else _quote(key)) + ":"
-        if isinstance(value, Mapping) and value:
+        if isinstance(value, Mapping) and value and not _is_count(value):
             yield name
             yield from _yaml(value, indent + "  ")
         elif isinstance(value, (list, tuple)) and value and all(isinstance(item, Mapping) and item for item in value):
@@ -431,6 +431,11 @@ def _yaml(data: Mapping[str, Any], indent: str = "") -> Iterator[str]:
                 yield from lines[1:]
         else:
             yield f"{name} {_flow(value)}"
+
+
+def _is_count(value: Mapping[str, Any]) -> bool:
+    """Whether a mapping is so short that a line for each key would be too much, such as the totals of a data type."""
+    return len(value) <= 3 and all(type(item) is int for item in value.values())
 
 
 def _flow(value: Any) -> str:

@@ -22,8 +22,8 @@ class LockChange:
     files_added: tuple[str, ...]
     files_removed: tuple[str, ...]
     files_changed: tuple[str, ...]
-    # Of added and changed files: what each host will have to fetch.
-    bytes_to_fetch: int
+    # Of the files that were added or changed.
+    bytes_changed: int
     lines: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -32,11 +32,12 @@ class LockChange:
             "files_added": list(self.files_added),
             "files_removed": list(self.files_removed),
             "files_changed": list(self.files_changed),
-            "bytes_to_fetch": self.bytes_to_fetch,
+            "bytes_changed": self.bytes_changed,
         }
 
 
 def compare_locks(before: Lock | None, after: Lock) -> LockChange:
+    """What changes; without a lock before, everything does, and there are no lines to say so."""
     old = {} if before is None else {file.path: file for file in before.files}
     new = {file.path: file for file in after.files}
     added = tuple(sorted(set(new) - set(old)))
@@ -54,10 +55,10 @@ def compare_locks(before: Lock | None, after: Lock) -> LockChange:
     for path in changed:
         sizes = size_text(old[path].size), size_text(new[path].size)
         lines.append(f"~ {path} ({sizes[0]} -> {sizes[1]})" if sizes[0] != sizes[1] else f"~ {path} ({sizes[0]})")
-    bytes_to_fetch = sum(new[path].size for path in (*added, *changed))
+    bytes_changed = sum(new[path].size for path in (*added, *changed))
     if added or changed:
-        lines.append(f"{size_text(bytes_to_fetch)} for each host to fetch")
-    return LockChange(values, added, removed, changed, bytes_to_fetch, tuple(lines))
+        lines.append(f"{size_text(bytes_changed)} in added and changed files")
+    return LockChange(values, added, removed, changed, bytes_changed, tuple(lines) if before is not None else ())
 
 
 def _values(lock: Lock) -> dict[str, str]:

@@ -133,6 +133,11 @@ class HubOrigin:
             return f"the model has no branch, tag or commit {self.revision!r}. Correct revision."
         if "Invalid credentials" in str(error):
             return "the token in token_file is not valid (any more). Make a new one in the account's settings."
+        if "CERTIFICATE_VERIFY_FAILED" in str(error):
+            return (
+                f"the certificate of {self.endpoint} is not trusted; the certificates of a site's own CA go into "
+                "ca_file"
+            )
         return f"the Hub could not be asked: {type(error).__name__}: {cut(' '.join(str(error).split()))[:400]}"
 
     def _gate(self) -> str:
@@ -188,6 +193,9 @@ def _library(endpoint: str) -> Iterator[tuple[Any, Any]]:
     import huggingface_hub.hf_api
     from huggingface_hub import errors
     from huggingface_hub.utils import _http
+
+    if not hasattr(huggingface_hub, "set_client_factory"):
+        raise ImportError("huggingface_hub is older than 1.2")
 
     def before(request: Any) -> None:
         # A page of a list or a redirect may lead elsewhere; the token is for the endpoint.

@@ -16,6 +16,7 @@ import os
 import posixpath
 import random
 import re
+import ssl
 import stat
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -342,6 +343,18 @@ def check_address(name: str, url: str, with_secret: bool) -> None:
         problem = f"{name} is http://, so a token would travel in clear; use https:// or leave token_file out"
     if problem:
         raise LockError([problem], cut(url))
+
+
+def check_ca_file(path: str) -> str:
+    """The path, if it can be used. Raises LockError: a library may say anything, or take its own certificates."""
+    if path:
+        try:
+            ssl.create_default_context(cafile=path)
+        except ssl.SSLError as error:
+            raise LockError([f"ca_file {path} holds no certificate in PEM form"]) from error
+        except OSError as error:
+            raise LockError([f"ca_file {path} cannot be read: {error.strerror}"]) from error
+    return path
 
 
 def read_token(path: str) -> str:

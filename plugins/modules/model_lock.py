@@ -17,7 +17,7 @@ description:
   - Weights are not downloaded for that. Their digests come from the Hub, and their headers are read by requests for
     ranges. Files whose digest nobody knows are read once and kept nowhere.
   - Everything that later brings the model to a host is checked against this file and nothing else, so keep it in
-    version control and review its changes. With C(--diff) they are listed by file before the text itself.
+    version control and review its changes. With C(--diff) an update lists them by file, below the text's own diff.
   - Runs on the controller; delegate it to C(localhost).
 extends_documentation_fragment:
   - baremetal.llm.attributes
@@ -115,6 +115,14 @@ options:
           O(source.type=s3).
         type: bool
         default: false
+      credentials_file:
+        description: File on the controller with the credentials of the store, in the form of C(~/.aws/credentials).
+          Only with O(source.type=s3), and only needed for buckets that are not public.
+        type: path
+      credentials_profile:
+        description: Section of O(source.credentials_file).
+        type: str
+        default: default
       token_file:
         description: File on the controller with a token for this source, in place of O(token_file). A web server is
           sent a token only if it has one here.
@@ -145,14 +153,6 @@ options:
     description: File on the controller that holds a token for the Hub or a mirror of it. Only needed for models that
       are gated or private.
     type: path
-  credentials_file:
-    description: File on the controller with the credentials of a store, in the form of C(~/.aws/credentials). Only
-      needed for buckets that are not public.
-    type: path
-  credentials_profile:
-    description: Section of O(credentials_file).
-    type: str
-    default: default
   ca_file:
     description: File of CA certificates in PEM form to trust instead of the system's, for a site with a CA of its own.
     type: path
@@ -210,7 +210,7 @@ EXAMPLES = r"""
       bucket: models
       prefix: demo/tiny
       model: demo/tiny
-    credentials_file: /etc/baremetal-llm/store-credentials
+      credentials_file: /etc/baremetal-llm/store-credentials
   delegate_to: localhost
 """
 
@@ -234,8 +234,8 @@ lock:
 changes:
   description:
     - What is different from the lock file that was there. Of each value that changed, such as C(revision) or
-      C(license), C(before) and C(after); the files that were added, removed and changed, and the bytes that each host
-      will have to fetch for that.
+      C(license), C(before) and C(after); the files that were added, removed and changed, and how many bytes those have
+      that were added or changed.
   returned: success
   type: dict
   sample:
@@ -243,7 +243,7 @@ changes:
     files_added: []
     files_removed: [vocab.json]
     files_changed: [config.json]
-    bytes_to_fetch: 726
+    bytes_changed: 726
 total_bytes:
   description: Size of the model in bytes.
   returned: success
@@ -280,6 +280,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils.lock_origins import 
     Origin,
     Patience,
     WebFiles,
+    check_ca_file,
     read_token,
 )
 from ansible_collections.baremetal.llm.plugins.module_utils.lock_s3 import S3Origin, read_credentials
@@ -304,6 +305,8 @@ SOURCE_OPTIONS = {
     "prefix": {"type": "str", "default": ""},
     "region": {"type": "str", "default": "us-east-1"},
     "virtual_hosted": {"type": "bool", "default": False},
+    "credentials_file": {"type": "path"},
+    "credentials_profile": {"type": "str", "default": "default"},
     "token_file": {"type": "path", "no_log": False},
     "patterns": {"type": "list", "elements": "str"},
     "exclude": {"type": "list", "elements": "str", "default": []},
@@ -316,18 +319,22 @@ def origin_of(parameters: dict[str, Any]) -> Origin:
     source = parameters["source"]
     if source["type"] == "folder":
         return FolderOrigin(source["path"])
-    web = WebFiles(HttpClient(parameters["ca_file"] or ""), Patience(float(parameters["retry_seconds"])))
+    ca_file = check_ca_file(parameters["ca_file"] or "")
+    web = WebFiles(HttpClient(ca_file), Patience(float(parameters["retry_seconds"])))
     # The general token is the Hub's: another server gets one only if it has its own.
     token_file = source["token_file"] or (parameters["token_file"] if source["type"] == "hub" else None)
     token = read_token(token_file) if token_file else ""
     if source["type"] == "hub":
+        if ca_file:
+            # The library that asks the Hub takes it from there.
+            os.environ["SSL_CERT_FILE"] = ca_file
         return HubOrigin(source["model"], web, source["revision"], source["endpoint"] or HUB_ENDPOINT, token)
     if source["type"] == "http":
         secrets = {"Authorization": f"Bearer {token}"} if token else {}
         return HttpOrigin(source["url"], web, source["files"], source["checksums"], secrets)
     credentials = None
-    if parameters["credentials_file"]:
-        credentials = read_credentials(parameters["credentials_file"], parameters["credentials_profile"])
+    if source["credentials_file"]:
+        credentials = read_credentials(source["credentials_file"], source["credentials_profile"])
     return S3Origin(
         bucket=source["bucket"],
         web=web,
@@ -347,8 +354,6 @@ def main() -> None:
             "mode": {"type": "str", "default": "0644"},
             "source": {"type": "dict", "required": True, "options": SOURCE_OPTIONS, "required_if": REQUIRED},
             "token_file": {"type": "path", "no_log": False},
-            "credentials_file": {"type": "path"},
-            "credentials_profile": {"type": "str", "default": "default"},
             "ca_file": {"type": "path"},
             "retry_seconds": {"type": "int", "default": 900},
         },
@@ -364,9 +369,6 @@ def main() -> None:
         exclude=tuple(source["exclude"]),
         allow_files=tuple(source["allow_files"]),
     )
-    if module.params["ca_file"]:
-        # The library that asks the Hub takes it from there.
-        os.environ["SSL_CERT_FILE"] = module.params["ca_file"]
     try:
         locked = lock_model(source["model"], origin_of(module.params), selection)
         changed, before, after, change = write_lock(path, locked.lock, mode, module.check_mode)

@@ -268,10 +268,7 @@ def test_facts_are_one_line_each():
         "  parameters: 2",
         "  bytes: 4",
         "  dtypes:",
-        "    BF16:",
-        "      count: 1",
-        "      parameters: 2",
-        "      bytes: 4",
+        '    BF16: {"bytes": 4, "count": 1, "parameters": 2}',
         "config:",
         "  eps: 1.0e-06",
         "  layers: [1, 2]",
@@ -286,10 +283,7 @@ def test_facts_are_one_line_each():
         "      parameters: 2",
         "      bytes: 4",
         "      dtypes:",
-        "        BF16:",
-        "          count: 1",
-        "          parameters: 2",
-        "          bytes: 4",
+        '        BF16: {"bytes": 4, "count": 1, "parameters": 2}',
     ]
 
 

@@ -40,7 +40,7 @@ def test_what_changed():
         "- c.json (30 bytes)",
         "~ b.json (700 bytes -> 712 bytes)",
         "~ d (5 bytes)",
-        "4.9 GB for each host to fetch",
+        "4.9 GB in added and changed files",
     )
     assert change.as_dict() == {
         "revision": {"before": "1" * 40, "after": "2" * 40},
@@ -49,7 +49,7 @@ def test_what_changed():
         "files_added": ["e"],
         "files_removed": ["c.json"],
         "files_changed": ["b.json", "d"],
-        "bytes_to_fetch": 4_900_000_717,
+        "bytes_changed": 4_900_000_717,
     }
 
 
@@ -62,7 +62,9 @@ def test_nothing_and_everything():
     assert compare_locks(AFTER, AFTER).lines == ()
     first = compare_locks(None, AFTER)
     assert len(first.files_added) == 4
-    assert "revision: (none) -> " + "2" * 40 in first.lines
+    assert first.values["revision"] == ("", "2" * 40)
+    # A person who makes the first lock need not be told that all of it is new.
+    assert first.lines == ()
 
 
 def test_sizes():

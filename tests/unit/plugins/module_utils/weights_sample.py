@@ -42,6 +42,8 @@ def _value(value):
         return 6, struct.pack("<f", value)
     if isinstance(value, str):
         return 8, _text(value)
+    if value and all(isinstance(element, float) for element in value):
+        return 9, struct.pack(f"<IQ{len(value)}f", 6, len(value), *value)
     parts = [_value(element) for element in value]
     kind = parts[0][0] if parts else 4
     return 9, struct.pack("<IQ", kind, len(parts)) + b"".join(part for _kind, part in parts)

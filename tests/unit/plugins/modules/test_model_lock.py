@@ -88,7 +88,7 @@ def test_lock_and_update(run, hub, arguments, tmp_path):
         "  + added.json (2 bytes)\n"
         "  - merges.txt (3 bytes)\n"
         "  ~ config.json (2 bytes -> 3 bytes)\n"
-        "  5 bytes for each host to fetch\n"
+        "  5 bytes in added and changed files\n"
     )
     assert second["changes"]["license"] == {"before": "apache-2.0", "after": "llama3"}
     assert second["lock"]["source"] == {"type": "hub", "revision": "main", "endpoint": hub.url}
@@ -111,6 +111,17 @@ def test_a_refusal_writes_nothing(run, hub, arguments, tmp_path):
     assert result["problems"] and not (tmp_path / "locks").exists()
     arguments["token_file"] = str(tmp_path / "absent")
     assert "token_file" in run(**arguments)["msg"]
+
+
+def test_ca_file(run, arguments, tmp_path):
+    assert "ca_file /absent cannot be read" in run(ca_file="/absent", **arguments)["msg"]
+    (tmp_path / "ca.pem").write_text("no certificate")
+    assert "no certificate in PEM form" in run(ca_file=str(tmp_path / "ca.pem"), **arguments)["msg"]
+
+
+def test_without_the_library(run, arguments, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    assert "huggingface_hub" in run(**arguments)["msg"]
 
 
 def test_notes_are_warnings(run, hub, arguments):
@@ -148,7 +159,7 @@ def test_a_store(run, tmp_path):
         source = {"type": "s3", "model": "demo/tiny", "endpoint": store.url, "bucket": "models", "prefix": "/tiny/"}
         arguments = {"path": str(tmp_path / "x.yml"), "source": source}
         assert "AccessDenied" in run(**arguments)["msg"]
-        arguments.update(credentials_file=str(tmp_path / "credentials"), credentials_profile="site")
+        source.update(credentials_file=str(tmp_path / "credentials"), credentials_profile="site")
         result = run(**arguments)
     assert result["lock"]["tensors"]["parameters"] == 6
     assert "hunter2" not in result["everything"]
