@@ -435,7 +435,7 @@ def _yaml(data: Mapping[str, Any], indent: str = "") -> Iterator[str]:
 
 def _is_count(value: Mapping[str, Any]) -> bool:
     """Whether a mapping is so short that a line for each key would be too much, such as the totals of a data type."""
-    return len(value) <= 3 and all(type(item) is int for item in value.values())
+    return len(value) <= 3 and all(isinstance(item, int) and not isinstance(item, bool) for item in value.values())
 
 
 def _flow(value: Any) -> str:

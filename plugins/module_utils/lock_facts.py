@@ -72,7 +72,7 @@ def custom_code(config: Mapping[str, Any]) -> list[str]:
     if not isinstance(mapping, Mapping):
         return []
     names = [name for value in mapping.values() for name in (value if isinstance(value, list) else [value])]
-    return sorted({str(name).split("--")[-1].split(".")[0] + ".py" for name in names if name})
+    return sorted({str(name).rpartition("--")[2].partition(".")[0] + ".py" for name in names if name})
 
 
 def front_matter(content: bytes) -> dict[str, Any]:

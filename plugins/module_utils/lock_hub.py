@@ -48,7 +48,8 @@ class HubOrigin:
     endpoint: str = HUB_ENDPOINT
     token: str = field(default="", repr=False)
     parallel: int = 8
-    _listing: Listing | None = field(default=None, init=False)
+    # Filled by `list`, which comes first.
+    _listing: Listing = field(default_factory=lambda: Listing({}, {}), init=False)
 
     def __post_init__(self) -> None:
         self.endpoint = self.endpoint.rstrip("/")
@@ -85,11 +86,9 @@ class HubOrigin:
         return self._listing
 
     def size(self, path: str) -> int:
-        assert self._listing is not None
         return self._listing.files[path].size
 
     def chunks(self, path: str, first: int, end: int) -> Iterator[memoryview]:
-        assert self._listing is not None
         url = f"{self.endpoint}/{self.model}/resolve/{self._listing.revision}/{quote(path)}"
         secrets = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         access = HttpAccess(self.web.client, url, self.size(path), secrets, path)

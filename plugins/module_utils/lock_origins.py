@@ -85,7 +85,6 @@ class Origin(Protocol):
     @property
     def parallel(self) -> int:
         """How many files are looked at at once."""
-        ...
 
     def list(self) -> Listing: ...
 
@@ -109,7 +108,8 @@ class FolderOrigin:
         if not os.path.isdir(self.path):
             raise LockError(["the folder does not exist on this host"], self.label)
         files = {}
-        for parent, _folders, names in os.walk(self.path):
+        # A folder that cannot be read is not an empty one.
+        for parent, _folders, names in os.walk(self.path, onerror=_raise):
             for name in names:
                 place = os.path.join(parent, name)
                 # A link to a file counts (the Hub's cache is made of them), a link to a folder does not.
@@ -377,6 +377,10 @@ def told(subject: str, path: str) -> Iterator[None]:
     except SourceError as error:
         beside = f" (expected {error.expected}, got {error.actual})" if error.expected and error.actual else ""
         raise LockError([f"{path!r}: {error.message}{beside}"], subject) from error
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _body(answer: Answer) -> bytes:

@@ -15,10 +15,10 @@ import datetime
 import hashlib
 import hmac
 import re
-import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import quote, urlsplit
+from xml.etree import ElementTree
 
 from ansible_collections.baremetal.llm.plugins.module_utils.lock import LockError
 from ansible_collections.baremetal.llm.plugins.module_utils.lock_origins import (

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 # Copyright (c) 2026, baremetal.llm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
@@ -14,7 +13,7 @@ into memory.
         hub.grant("hf_token", "demo/tiny")
         hub.fail("/resolve/", 429, {"Retry-After": "1"}, times=2)
 
-As a program it serves folders: `hub_server.py --port 8080 demo/tiny=/data/tiny demo/gated=/data/gated:manual`.
+As a program it serves folders: `python hub_server.py --port 8080 demo/tiny=/data/tiny demo/gated=/data/gated:manual`.
 """
 
 from __future__ import annotations

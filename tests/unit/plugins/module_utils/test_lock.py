@@ -248,7 +248,7 @@ def test_facts_survive_every_reader(config, licence):
     file = LockFile("model.safetensors", 16, DIGEST, totals, {"block_count": 2})
     lock = Lock("org/name", REVISION, (file,), {"type": "hub"}, facts)
     text = dump_lock(lock)
-    for loader in {yaml.SafeLoader, getattr(yaml, "CSafeLoader", yaml.SafeLoader)}:
+    for loader in (yaml.SafeLoader, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
         assert parse_lock(yaml.load(text, Loader=loader)) == lock
     assert parse_lock(json.loads(dump_lock(lock, "json"))) == lock
 

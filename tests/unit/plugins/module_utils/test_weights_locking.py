@@ -192,6 +192,18 @@ def test_a_file_that_cannot_be_read(folder):
         lock_model("demo/tiny", Broken(str(folder)), Selection())
 
 
+def test_a_folder_that_cannot_be_read_is_not_an_empty_one(folder, monkeypatch):
+    scan = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("1_Pooling"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert "1_Pooling cannot be read: Permission denied" in problems(folder)
+
+
 def test_a_file_that_shrinks_while_it_is_read(folder):
     class Shrinking(FolderOrigin):
         def chunks(self, path, first, end):
