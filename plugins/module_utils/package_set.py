@@ -216,7 +216,10 @@ def make_plan(request: Request, host: Host, check_mode: bool) -> Plan:
                 before=relevant,
             )
         return _outlook(request, host, relevant, installed)
-    if "" in versions.values():
+    if not check_mode and any(
+        not version or _version(installed, name) != version for name, version in versions.items()
+    ):
+        # What is to be downloaded must still be there.
         _refresh(request, host)
         offers = _read_offers(host, [*request.packages, *relevant])
         versions = _choose(request, offers, installed)

@@ -14,7 +14,7 @@ description:
     C(apt full-upgrade) nor C(unattended-upgrades) nor another package moves a part of the set.
   - apt is asked first. If it would remove something else, or change something else that is held, or if the sources do
     not have the version, the module fails, says what there is, and has changed nothing.
-  - If apt does not know the version, its lists are fetched once, those of O(source_file) only.
+  - When something has to move, the lists of apt are fetched first, those of O(source_file) only.
 extends_documentation_fragment:
   - baremetal.llm.attributes
 attributes:

@@ -46,19 +46,3 @@ def converge() -> Callable[..., subprocess.CompletedProcess[str]]:
         )
 
     return run
-
-
-@pytest.fixture
-def build() -> Callable[..., None]:
-    """Return a function that makes an archive anew, without what the vendor withdrew."""
-
-    def run(name: str, *leave_out: str) -> None:
-        script = ROOT / "tests/fakes/apt/fake_apt_repository.py"
-        options = [option for pattern in leave_out for option in ("--leave-out", pattern)]
-        subprocess.run(
-            [sys.executable, str(script), name, "--into", str(ROOT / ".cache/share/apt" / name), *options],
-            check=True,
-            capture_output=True,
-        )
-
-    return run

@@ -274,9 +274,10 @@ def test_a_set_that_the_source_has_in_part_is_refused_by_name() -> None:
     assert f"{TOOLKIT[2]} in no version; {TOOLKIT[3]} in 1.20.1-1, 1.19.1-1" in str(refused.value)
 
 
-def test_lists_are_fetched_only_when_they_lack_the_version_and_only_those_of_the_source() -> None:
+def test_lists_are_fetched_only_when_something_moves_and_only_those_of_the_source() -> None:
     host = FakeApt(toolkit_archive(), stale=True)
-    run(Request(TOOLKIT, "1.20.0", source_file="/etc/apt/sources.list.d/x.sources"), host)
+    for _run in range(2):
+        run(Request(TOOLKIT, "1.20.0", source_file="/etc/apt/sources.list.d/x.sources"), host)
     updates = [command for command in host.commands if command.endswith(" update")]
     assert len(updates) == 1
     assert "Dir::Etc::sourcelist=/etc/apt/sources.list.d/x.sources" in updates[0]
