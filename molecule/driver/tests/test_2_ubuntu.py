@@ -9,8 +9,8 @@ from conftest import driver_packages, held, one_version
 
 KERNEL = "6.8.0-136-generic"
 CUDA = {"nvidia_driver_source": "nvidia", "nvidia_driver_accept_end_of_life": True}
-SUFFIXED = {**CUDA, "nvidia_driver_repository_url": "file:///srv/apt/stand-in-cuda-suffixed"}
-UNSUFFIXED = {**CUDA, "nvidia_driver_repository_url": "file:///srv/apt/stand-in-cuda-unsuffixed"}
+SUFFIXED = {**CUDA, "nvidia_driver_repository_url": "file:///mnt/share/driver-apt/stand-in-cuda-suffixed"}
+UNSUFFIXED = {**CUDA, "nvidia_driver_repository_url": "file:///mnt/share/driver-apt/stand-in-cuda-unsuffixed"}
 
 
 def module(ubuntu) -> str:

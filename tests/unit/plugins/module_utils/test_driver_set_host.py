@@ -14,6 +14,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils.driver_set_host impo
     MODPROBE,
     cuda_repository,
     initramfs_problem,
+    make_offers,
     missing_components,
     parse_dpkg,
     parse_origins,
@@ -396,3 +397,28 @@ def test_nothing_is_ever_changed(debian):
         assert line.startswith(
             ("apt-cache ", "apt-get --simulate", "apt-get indextargets", "dpkg", "modinfo", "mokutil")
         ), line
+
+
+# --- Flat repositories, as NVIDIA's are: no suite, no component
+
+
+FLAT = "https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2404/x86_64"
+
+
+def test_a_flat_repository_is_known_by_its_owner():
+    policy = (
+        "Package files:\n 100 /var/lib/dpkg/status\n     release a=now\n"
+        f" 600 {FLAT}  Packages\n     release o=NVIDIA,l=NVIDIA CUDA,c=,b=amd64\n     origin developer.download.nvidia.com\n"
+    )
+    madison = f"libnvidia-compute | 595.91.07-1ubuntu1 | {FLAT}  Packages\n"
+    show = (
+        "Package: libnvidia-compute\nVersion: 595.91.07-1ubuntu1\nDepends: libnvidia-gpucomp (= 595.91.07-1ubuntu1)\n"
+    )
+    (offer,) = make_offers(show, madison, policy)["libnvidia-compute"]
+    assert offer.archives == ((FLAT, "NVIDIA"),)
+    assert offer.depends[0][0].name == "libnvidia-gpucomp"
+
+
+def test_what_is_installed_but_offered_no_more_is_no_offer():
+    show = "Package: libnvidia-compute\nVersion: 580.95.05-0ubuntu1\n"
+    assert make_offers(show, "", "") == {}
