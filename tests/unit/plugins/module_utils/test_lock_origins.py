@@ -154,6 +154,14 @@ def test_a_token_is_for_the_endpoint_only(hub):
     assert "hf_secret" not in repr(locked) + repr(hub_origin(hub, token="hf_secret"))
 
 
+def test_a_token_comes_from_its_file_only(hub, monkeypatch, tmp_path):
+    (tmp_path / "token").write_text("hf_home")
+    monkeypatch.setenv("HF_TOKEN", "hf_environment")
+    monkeypatch.setenv("HF_TOKEN_PATH", str(tmp_path / "token"))
+    lock(hub_origin(hub))
+    assert {seen.token for seen in hub.requests} == {""}
+
+
 def test_a_list_that_goes_on_elsewhere_gets_no_token(hub):
     with FakeHub() as other:
         other.add("demo/tiny", FILES)

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import getpass
 import json
 import stat
 import sys
@@ -15,7 +16,7 @@ import pytest
 import yaml
 
 from ansible_collections.baremetal.llm.plugins.module_utils.lock import read_lock
-from ansible_collections.baremetal.llm.plugins.modules import model_lock
+from ansible_collections.baremetal.llm.plugins.modules import model_lock, model_weights
 
 testing = pytest.importorskip("ansible.module_utils.testing")
 
@@ -31,10 +32,10 @@ FILES = {"config.json": b"{}", "model.safetensors": safetensors([("w", "BF16", [
 
 @pytest.fixture
 def run(capsys):
-    def run(check=False, **arguments):
+    def run(check=False, module=model_lock, **arguments):
         arguments.update(_ansible_check_mode=check, _ansible_diff=True)
         with testing.patch_module_args(arguments), pytest.raises(SystemExit) as caught:
-            model_lock.main()
+            module.main()
         output = capsys.readouterr()
         result = json.loads(output.out)
         result["everything"] = output.out + output.err
@@ -95,6 +96,27 @@ def test_lock_and_update(run, hub, arguments, tmp_path):
     assert "hf_secret" not in second["everything"] + path.read_text()
 
 
+@pytest.mark.parametrize("name", ["tiny.yml", "tiny.json"])
+def test_what_was_locked_is_fetched_from_the_hub(run, hub, arguments, tmp_path, name):
+    hub.add("demo/tiny", FILES, gated="manual", card={"license": "apache-2.0"})
+    hub.grant("hf_secret", "demo/tiny")
+    (tmp_path / "token").write_text("hf_secret")
+    lock_file = tmp_path / name
+    run(**{**arguments, "path": str(lock_file)}, token_file=str(tmp_path / "token"))
+    result = run(
+        module=model_weights,
+        # As the role reads it, whatever form it has.
+        lock=yaml.safe_load(lock_file.read_text()),
+        sources=[{"type": "hub", "endpoint": hub.url}],
+        token_file=str(tmp_path / "token"),
+        root=str(tmp_path / "models"),
+        owner=getpass.getuser(),
+        group=str(tmp_path.stat().st_gid),
+        reserve_bytes=0,
+    )
+    assert {path: (Path(result["path"]) / path).read_bytes() for path in FILES} == FILES
+
+
 def test_json_and_mode(run, arguments, tmp_path):
     arguments.update(path=str(tmp_path / "tiny.json"), mode="0600")
     result = run(**arguments)
@@ -111,6 +133,11 @@ def test_a_refusal_writes_nothing(run, hub, arguments, tmp_path):
     assert result["problems"] and not (tmp_path / "locks").exists()
     arguments["token_file"] = str(tmp_path / "absent")
     assert "token_file" in run(**arguments)["msg"]
+
+
+def test_patience(run, hub, arguments):
+    hub.fail("/api/", 429, {"Retry-After": "5"})
+    assert "HTTP 429, and asks to wait 5 s" in run(retry_seconds=1, **arguments)["msg"]
 
 
 def test_ca_file(run, arguments, tmp_path):
