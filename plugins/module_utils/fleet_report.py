@@ -747,7 +747,7 @@ def endpoint_section(answers: Sequence[tuple[str, Mapping[str, Any]]]) -> Sectio
             "columns": [
                 "Model",
                 "Address",
-                "Asked from",
+                "Host",
                 "Good answers",
                 "What failed",
                 {"title": "First token, seconds", "measured": True},
