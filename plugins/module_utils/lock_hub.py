@@ -27,8 +27,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils.lock_origins import 
     told,
 )
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_errors import Retry, SourceError
-from ansible_collections.baremetal.llm.plugins.module_utils.weights_http import HttpAccess, cut, origin_of
-from ansible_collections.baremetal.llm.plugins.module_utils.weights_http import _wait_of as wait_of
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_http import HttpAccess, cut, origin_of, wait_of
 
 HUB_ENDPOINT = "https://huggingface.co"
 _RETRY_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})

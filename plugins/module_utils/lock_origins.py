@@ -37,8 +37,8 @@ from ansible_collections.baremetal.llm.plugins.module_utils.weights_http import 
     HttpClient,
     cut,
     network_problem,
+    wait_of,
 )
-from ansible_collections.baremetal.llm.plugins.module_utils.weights_http import _wait_of as wait_of
 
 CHUNK = 1024 * 1024
 CHECKSUMS = "SHA256SUMS"
