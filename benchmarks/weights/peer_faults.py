@@ -90,7 +90,7 @@ def ours(site: Site) -> list[str]:
     files = [{"path": NAME, "size": SIZE, "sha256": DIGEST}]
     lock = {"format_version": 1, "model": MODEL, "revision": REVISION, "files": files}
     source = {"type": "http", "url": site.server.url}
-    options = {"reserve_bytes": 0, "timeout_seconds": 5, "patience_seconds": 10}
+    options = {"reserve_bytes": 0, "timeout_seconds": 5, "patience_seconds": 60}
     return module(site, MODULE, {"lock": lock, "sources": [source], "root": str(site.target), **options})
 
 

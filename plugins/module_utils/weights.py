@@ -108,7 +108,9 @@ def _make_folders(path: str, settings: Settings) -> None:
         missing.append(path)
         path = os.path.dirname(path)
     for folder in reversed(missing):
-        os.mkdir(folder, 0o700)
+        # Another run may make it at the same moment.
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(folder, 0o700)
         _set_attributes(folder, settings.folder_mode, settings)
         fsync_folder(os.path.dirname(folder))
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ from ansible_collections.baremetal.llm.plugins.module_utils.weights_segments imp
 RING = 8
 # Asking the kernel to let go of written pages starts their way to the disk early: the fsync at the end is short.
 _FLUSH_BYTES = 64 * MIB
+# On a slow line a segment takes long: the journal has a line for what came in the meantime.
+JOURNAL_SECONDS = 1.0
 
 
 class Buffers:
@@ -94,6 +97,7 @@ class Hasher(threading.Thread):
         self._torn = torn
         self._checkpoint_bytes = checkpoint_bytes
         self._checkpointed = max((claim.end for claim in claims if claim.sha256), default=0)
+        self._checkpointed_at = time.monotonic()
         self._flushed = 0
         self._ring: deque[tuple[bytearray, int]] = deque()
         self._tail = 0
@@ -202,14 +206,19 @@ class Hasher(threading.Thread):
             self._open = [entry for entry in self._open if entry[0].end > position]
             self.position = position
             self._changed.notify_all()
-        if position >= self._checkpointed + self._checkpoint_bytes or position == self._segments.size:
+        ahead = position - self._checkpointed
+        if ahead >= self._checkpoint_bytes or position == self._segments.size or (ahead > 0 and self._late()):
             self._checkpointed = max(self._checkpointed, position)
+            self._checkpointed_at = time.monotonic()
             self._checkpoint(position, self._digest.copy().hexdigest())
         if position == self._segments.size:
             self.on_event()
         if position >= self._flushed + _FLUSH_BYTES:
             os.posix_fadvise(self._descriptor, self._flushed, position - self._flushed, os.POSIX_FADV_DONTNEED)
             self._flushed = position
+
+    def _late(self) -> bool:
+        return time.monotonic() - self._checkpointed_at > JOURNAL_SECONDS
 
     def _holds(self, claim: Claim, crc: int) -> bool:
         if claim.crc32 is not None:

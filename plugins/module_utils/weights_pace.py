@@ -19,7 +19,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils.weights_errors impor
 _FAST = 400e6
 # A server that answers later than this is far away, or slow to begin: several requests at once pay from the start.
 _FAR_SECONDS = 0.005
-_FAR_CONNECTIONS = 4
+_FAR_CONNECTIONS = 8
 _MOST_CONNECTIONS = 16
 _WORTH = 1.10
 _ASK_AGAIN_SECONDS = 20.0
@@ -78,7 +78,7 @@ class Tuner:
         self.known = True
         if seconds_to_head >= _FAR_SECONDS:
             self.total = min(self._most, _FAR_CONNECTIONS)
-            self._window = min(2.0, max(0.1, 6 * seconds_to_head))
+            self._window = min(2.0, max(0.12, 3 * seconds_to_head))
         self._base = self.total
 
     def refused(self, connections: int) -> None:

@@ -15,6 +15,7 @@ import contextlib
 import json
 import os
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -24,8 +25,9 @@ MIB = 1024 * 1024
 GIB = 1024 * MIB
 JOURNAL_SUFFIX = ".journal"
 _FORMAT_VERSION = 1
-# Below this, a second connection costs more than it brings.
+# Below this, a second connection costs more than it brings, unless the first one is stuck.
 _SMALLEST_SPLIT = 2 * MIB
+_STUCK_SECONDS = 2.0
 
 
 def segment_bytes_of(size: int) -> int:
@@ -43,9 +45,19 @@ class Lease:
     position: int
     end: int
 
+    def __post_init__(self) -> None:
+        self._first = self.position
+        self._began = time.monotonic()
+
     @property
     def left(self) -> int:
         return max(0, self.end - self.position)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether it takes seconds to the end of it, as far as one can tell."""
+        seconds = time.monotonic() - self._began
+        return seconds > _STUCK_SECONDS / 2 and self.left * seconds > (self.position - self._first) * _STUCK_SECONDS
 
 
 class Segments:
@@ -98,9 +110,14 @@ class Segments:
                 self._free = without(self._free, first, end)
             else:
                 slowest = max(self._leases, key=lambda lease: lease.left, default=None)
-                if slowest is None or slowest.left < 2 * self._smallest_split:
+                if slowest is None or not slowest.left:
                     return None
-                middle = slowest.end - slowest.left // 2
+                if slowest.left >= 2 * self._smallest_split:
+                    middle = slowest.end - slowest.left // 2
+                elif slowest.stuck:
+                    middle = slowest.position
+                else:
+                    return None
                 lease = Lease(middle, slowest.end)
                 slowest.end = middle
             self._leases.append(lease)

@@ -14,6 +14,7 @@ import contextlib
 import http.client
 import os
 import threading
+import time
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -29,7 +30,12 @@ from ansible_collections.baremetal.llm.plugins.module_utils.weights_errors impor
     disk_error,
 )
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_files import CHUNK, file_system, structure_problem
-from ansible_collections.baremetal.llm.plugins.module_utils.weights_hash import RING, Buffers, Hasher
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_hash import (
+    JOURNAL_SECONDS,
+    RING,
+    Buffers,
+    Hasher,
+)
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_http import HttpClient, network_problem
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_pace import Line, Patience, Transport
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_plan import Finding
@@ -580,6 +586,7 @@ class Stretch:
         self._part = part
         self._first = self._position = position
         self._crc = 0
+        self._began = time.monotonic()
 
     def add(self, view: memoryview, hashed: bool) -> None:
         if hashed:
@@ -589,13 +596,14 @@ class Stretch:
             return
         self._crc = zlib.crc32(view, self._crc)
         self._position += len(view)
-        if self._position - self._first >= self._part.segments.segment_bytes:
+        late = time.monotonic() - self._began > JOURNAL_SECONDS
+        if late or self._position - self._first >= self._part.segments.segment_bytes:
             self.end()
 
     def end(self) -> None:
         if self._first < self._position:
             self._part.written(self._first, self._position, self._crc)
-        self._first, self._crc = self._position, 0
+        self._first, self._crc, self._began = self._position, 0, time.monotonic()
 
 
 class Pace:
@@ -616,8 +624,8 @@ class Pace:
             self._line.judge_pace(count, now - began, True)
 
     def end(self) -> None:
-        seconds = self._transport.clock() - self._began
-        if seconds > 0.05:
+        if self._count >= MIB // 4:
+            seconds = max(0.01, self._transport.clock() - self._began)
             self._line.judge_pace(self._count, seconds, False)
 
 

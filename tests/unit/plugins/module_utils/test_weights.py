@@ -772,6 +772,22 @@ def test_an_orphan_that_no_lock_shows_does_no_harm(host, server, monkeypatch):
     assert content(host.target) == FILES
 
 
+def test_two_runs_that_make_the_same_folders_at_once(host, monkeypatch):
+    mkdir = os.mkdir
+
+    def late(path, mode=0o777):
+        mkdir(path, mode)
+        if not path.endswith(".fetch"):
+            raise FileExistsError(17, "File exists", path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(weights.os, "mkdir", late)
+        weights._make_folders(str(host.target), weights_plan.Settings())
+    assert host.target.is_dir()
+    host.run(host.share)
+    assert content(host.target) == FILES
+
+
 def test_a_stale_lock_file_is_harmless(host):
     host.work.mkdir(parents=True)
     (host.work / "lock").write_text("4711\n")

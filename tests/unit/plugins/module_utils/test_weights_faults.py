@@ -330,6 +330,16 @@ def test_connections_that_break_in_mid_segment_lose_nothing(host, server):
     assert outcome.bytes_fetched == LOCK.total_bytes
 
 
+def test_the_last_segment_does_not_wait_for_a_connection_that_is_stuck(host, server):
+    server.answers[PATH] = [server.paced(10_000, chunk=500), server.serve]
+    began = time.monotonic()
+    outcome = host.run(server, parallel_files=1, transport={"connections": 2})
+    # A segment at 10 kB/s takes 26 seconds.
+    assert time.monotonic() - began < 8
+    assert content(host.target) == FILES
+    assert outcome.findings == []
+
+
 def test_killed_with_several_connections(host, server, tmp_path):
     """What several connections wrote out of order is kept too: at most a segment of each comes twice."""
     files = {PATH: WEIGHTS}

@@ -308,11 +308,11 @@ def climb(tuner, rate_of, seconds=10.0):
         (0.0005, lambda count: 600e6, 1),
         # Slow, and no connection helps.
         (0.0005, lambda count: 50e6, 1),
-        (0.03, lambda count: 50e6, 4),
+        (0.03, lambda count: 50e6, 8),
         # Each connection brings 40 MB/s, all together 400.
         (0.02, lambda count: min(400e6, 40e6 * count), 16),
         (0.0005, lambda count: min(400e6, 40e6 * count), 16),
-        (0.02, lambda count: min(130e6, 40e6 * count), 4),
+        (0.02, lambda count: min(130e6, 40e6 * count), 8),
     ],
 )
 def test_the_number_of_connections_is_found(latency, rate_of, expected):
