@@ -411,9 +411,7 @@ def test_a_flat_repository_is_known_by_its_owner():
         f" 600 {FLAT}  Packages\n     release o=NVIDIA,l=NVIDIA CUDA,c=,b=amd64\n"
     )
     madison = f"libnvidia-compute | 595.91.07-1ubuntu1 | {FLAT}  Packages\n"
-    show = (
-        "Package: libnvidia-compute\nVersion: 595.91.07-1ubuntu1\nDepends: libnvidia-gpucomp\n"
-    )
+    show = "Package: libnvidia-compute\nVersion: 595.91.07-1ubuntu1\nDepends: libnvidia-gpucomp\n"
     (offer,) = make_offers(show, madison, policy)["libnvidia-compute"]
     assert offer.archives == ((FLAT, "NVIDIA"),)
     assert offer.depends[0][0].name == "libnvidia-gpucomp"
