@@ -98,6 +98,12 @@ class Segments:
         with self.changed:
             return sum(end - first for first, end in self._free)
 
+    @property
+    def waiting(self) -> bool:
+        """Whether one more connection would find something to do: free bytes, or those of one that is stuck."""
+        with self.changed:
+            return bool(self._free) or any(lease.left and lease.stuck for lease in self._leases)
+
     def take(self, long: bool = False) -> Lease | None:
         """The lowest free bytes: one segment, or all up to the next that is not free. When none is free, half of what
         the slowest has still to fetch, so that the end of a file does not wait for one connection."""
@@ -109,7 +115,7 @@ class Segments:
                 lease = Lease(first, end)
                 self._free = without(self._free, first, end)
             else:
-                slowest = max(self._leases, key=lambda lease: lease.left, default=None)
+                slowest = max(self._leases, key=lambda lease: (lease.stuck, lease.left), default=None)
                 if slowest is None or not slowest.left:
                     return None
                 if slowest.left >= 2 * self._smallest_split:

@@ -446,7 +446,7 @@ class Team:
         if share > 1:
             self.segments.shorten()
         with self._lock:
-            if self._alive < share and self.segments.free:
+            if self._alive < share and self.segments.waiting:
                 self._alive += 1
                 thread = threading.Thread(target=self._connection, name="weights-fetch", daemon=True)
                 self._threads = [*(other for other in self._threads if other.is_alive()), thread]
