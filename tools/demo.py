@@ -167,7 +167,7 @@ def down() -> None:
     for leftover in CACHE.glob("wheels-*"):
         shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     (INVENTORY / "group_vars/all/generated.yml").unlink(missing_ok=True)
-    say("The demo's hosts, network, image, wheels, keys and model are gone")
+    say("The demo's hosts, network, wheels, keys and model are gone, and the base image if nobody else uses it")
 
 
 def main() -> None:
