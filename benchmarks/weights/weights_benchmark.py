@@ -252,7 +252,7 @@ def paced(bench: Bench) -> None:
 
 
 def wan(bench: Bench) -> None:
-    size = (128 if bench.quick else 1024) * MIB
+    size = (128 if bench.quick else 512) * MIB
     root = bench.make("one", 1, size)
     with server(root, per_connection=40e6, total=400e6, round_trip=0.02) as url:
         samples = bench.compare(

@@ -80,7 +80,7 @@ class Hasher(threading.Thread):
         claims: Sequence[Claim] = (),
         checkpoint: Callable[[int, str], None] = lambda end, sha256: None,
         torn: Callable[[int, int], None] = lambda first, end: None,
-        checkpoint_bytes: int = 8 * MIB,
+        checkpoint_bytes: int = 2 * MIB,
     ) -> None:
         super().__init__(name="weights-hash", daemon=True)
         self.position = 0
@@ -91,7 +91,7 @@ class Hasher(threading.Thread):
         self._segments = segments
         self._changed = segments.changed
         self._buffers = buffers
-        self._pending = sorted(claims, key=lambda claim: (claim.first, claim.end))
+        self._pending = deque(sorted(claims, key=lambda claim: (claim.first, claim.end)))
         self._open: list[tuple[Claim, Any, int]] = []
         self._checkpoint = checkpoint
         self._torn = torn
@@ -188,7 +188,7 @@ class Hasher(threading.Thread):
 
     def _begin_claims(self) -> None:
         while self._pending and self._pending[0].first <= self.position:
-            claim = self._pending.pop(0)
+            claim = self._pending.popleft()
             if claim.first == self.position:
                 self._open.append((claim, self._digest.copy(), 0))
 

@@ -133,7 +133,7 @@ class Part:
             claims,
             checkpoint=self._checkpoint,
             torn=self.journal.forget,
-            checkpoint_bytes=segment_bytes,
+            checkpoint_bytes=min(segment_bytes, 2 * MIB),
         )
         self._wake = wake
         self.hasher.on_event = wake.set
@@ -597,7 +597,7 @@ class Stretch:
         self._crc = zlib.crc32(view, self._crc)
         self._position += len(view)
         late = time.monotonic() - self._began > JOURNAL_SECONDS
-        if late or self._position - self._first >= self._part.segments.segment_bytes:
+        if late or self._position - self._first >= min(MIB, self._part.segments.segment_bytes):
             self.end()
 
     def end(self) -> None:
