@@ -201,9 +201,12 @@ def test_a_warning_is_shown_and_stops_nothing(run, site):
     done = run("preflight", site, "--check", "--diff")
     assert done.returncode == 0, done.stdout
     assert "Preflight found no blocker and 1 warning" in done.stdout
-    ((host, ((variable, code, line),)),) = sections(done.stdout).items()
-    assert (host, variable, code) == ("engine-1", "/etc/apt/sources.list.d", "apt-source-unresolved")
+    found = sections(done.stdout)
+    assert list(found) == ["engine-1"]
+    variable, code, line = found["engine-1"][0]
+    assert (variable, code) == ("/etc/apt/sources.list.d", "apt-source-unresolved")
     assert "mirror.invalid" in line
+    assert len(found["engine-1"]) == 1
 
 
 def test_a_site_accepts_what_it_knows(run, site):

@@ -68,19 +68,15 @@ def recorded(name):
 def stand_in(description, archive, origin, before="", after=""):
     offers = {}
     for package in fake_apt_repository.packages(fake_apt_repository.load(description)):
-        fields = dict(package.control)
-
-        def text(name, fields=fields):
-            return fields.get(name, "").replace(before, after) if before else fields.get(name, "")
-
-        name, version = text("Package"), text("Version")
+        fields = {name: value.replace(before, after) if before else value for name, value in package.control}
+        name, version = fields["Package"], fields["Version"]
         offers.setdefault(name, []).append(
             Offer(
                 name,
                 version,
                 ((archive, origin),),
-                parse_relations(text("Depends")),
-                tuple(group[0] for group in parse_relations(text("Provides"))),
+                parse_relations(fields.get("Depends", "")),
+                tuple(group[0] for group in parse_relations(fields.get("Provides", ""))),
             )
         )
     for every in offers.values():

@@ -28,8 +28,8 @@ GPUS = parse_gpus(QUERY, LIST)
 SMI = "/usr/bin/nvidia-smi"
 
 
-def words(settings, gpus=GPUS):
-    return [" ".join(each) for each in commands(settings, gpus)]
+def words(settings, gpus=None):
+    return [" ".join(each) for each in commands(settings, GPUS if gpus is None else gpus)]
 
 
 def test_what_is_read():

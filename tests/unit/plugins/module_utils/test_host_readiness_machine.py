@@ -523,7 +523,9 @@ def test_a_healthy_gpu_host_of_files_and_outputs_gives_no_finding(name, tmp_path
     host = Host(tmp_path)
     host.commands = {
         "systemd-detect-virt": fake.all_commands()["systemd-detect-virt"][:2],
-        "dpkg-query": "".join(f"{want} ok {state} {name} {version}\n" for name, version, state, want, *_ in packages),
+        "dpkg-query": "".join(
+            f"{want} ok {state} {name} {version}\n" for name, version, state, want, *dummy in packages
+        ),
     }
     found = machine.read_machine(host, {}, (), {}, lambda name: "")
     found["clock"]["synchronised"] = True

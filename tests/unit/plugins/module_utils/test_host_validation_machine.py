@@ -108,7 +108,7 @@ def read(path, allow_files=()):
     return Lock("org/tiny", "a" * 40, (LockFile("a.safetensors", GIB, "0" * 64),))
 
 
-def findings(machine=None, other=None, readiness=None, sources=SOURCES, gateway=SMALL, **wanted):
+def findings(machine=None, other=None, readiness=None, sources=None, gateway=SMALL, **wanted):
     """Judge a site of two engine hosts, of which the first has *machine*, and a gateway."""
     machines = {"gpu-1": machine or MACHINE, "gpu-2": other or MACHINE, "gw-1": gateway}
     hosts = {
@@ -119,7 +119,7 @@ def findings(machine=None, other=None, readiness=None, sources=SOURCES, gateway=
     hosts["gpu-1"] = HostState(readiness=hosts["gpu-1"].readiness, wanted={**WANTED, **wanted})
     site = Site(
         deployments=[{"name": "chat", "engine": "vllm", "model": "tiny", "hosts": ["gpu_hosts"], "port": 8000}],
-        models=[{"name": "tiny", "lock": "tiny.yml", "sources": list(sources)}],
+        models=[{"name": "tiny", "lock": "tiny.yml", "sources": SOURCES if sources is None else sources}],
         tenants=[{"name": "team-a", "key_sha256": "1" * 64}],
         groups={"all": list(machines), "gpu_hosts": ["gpu-1", "gpu-2"], "gateway_hosts": ["gw-1"]},
         engine_key_length=64,
@@ -564,9 +564,9 @@ def test_hosts_without_gpu_are_judged_by_the_smaller_minimum():
 
 
 def test_a_gateway_with_a_graphics_card_is_no_engine_host():
-    assert findings(gateway={**SMALL, "container": False, "gpus": [{**GPUS[0], "driver": "nouveau"}]}) == [
-        item for item in findings(gateway={**SMALL, "container": False})
-    ]
+    assert findings(gateway={**SMALL, "container": False, "gpus": [{**GPUS[0], "driver": "nouveau"}]}) == findings(
+        gateway={**SMALL, "container": False}
+    )
 
 
 @pytest.mark.parametrize("case", CASES)

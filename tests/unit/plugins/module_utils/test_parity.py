@@ -209,14 +209,6 @@ def test_a_pinned_host_has_no_vote():
     assert codes(compare(hosts, wanted)) == set()
 
 
-def test_a_host_that_is_to_have_no_gpu():
-    hosts = fleet("l40s_4", 2)
-    bare = next(iter(hosts))
-    hosts[bare].update(gpus=[], pci_gpus=[], p2p=[])
-    assert codes(compare(hosts, {})) == {(bare, "gpu-none")}
-    assert codes(compare(hosts, {bare: {"pins": {"gpu_count": 0}}})) == set()
-
-
 def test_groups_are_compared_apart():
     hosts = fleet("l40s_4", 4)
     for name in ("h1", "h2"):

@@ -768,7 +768,7 @@ def test_an_orphan_that_no_lock_shows_does_no_harm(host, server, monkeypatch):
         process.kill()
         process.wait()
     assert content(host.target) == FILES
-    assert not [finding for finding in host.run(server).findings]
+    assert not list(host.run(server).findings)
     assert content(host.target) == FILES
 
 
