@@ -51,6 +51,8 @@ def play() -> Callable[..., Play]:
             text=True,
             check=False,
             cwd=ROOT,
+            # Molecule asks for colours, which would have to be taken out again.
+            env={**os.environ, "ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_NOCOLOR": "1"},
         )
         text = done.stdout + done.stderr
         recap = re.search(rf"^{host}\s+: ok=\d+\s+changed=(\d+)", text, re.MULTILINE)
