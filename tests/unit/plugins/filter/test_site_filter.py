@@ -21,6 +21,7 @@ def test_names_are_those_the_playbooks_use():
         "engine_deployments",
         "firewall_rules",
         "gateway_deployments",
+        "gpu_engines",
         "host_address",
         "host_models",
         "readiness_request",
