@@ -254,7 +254,8 @@ class FileTransfer:
 
     @property
     def _part(self) -> Part:
-        assert self.part is not None
+        if self.part is None:
+            raise AssertionError("no part is open")
         return self.part
 
     def _open(self) -> None:
