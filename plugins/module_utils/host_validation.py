@@ -247,7 +247,7 @@ class HostChecks(Findings):
         checked = {item["path"]: item for item in readiness.get("source_folders") or ()}
         for index, model, _lock in self._models_to_fetch(host, readiness, here):
             folders = source_folders(model)
-            if not folders or any(item.get("type") in ("http", "hub") for item in entries(model.get("sources"))):
+            if not folders or any(item.get("type") in ("http", "hub", "s3") for item in entries(model.get("sources"))):
                 continue
             states = [checked[folder] for folder in folders if folder in checked]
             bad = [{problem["path"] for problem in state["problems"]} for state in states if state["exists"]]

@@ -272,7 +272,7 @@ def source_url(source: Mapping[str, Any]) -> str:
     """Where a source of a model leads; nothing for a folder."""
     if source.get("type") == "hub":
         return str(source.get("endpoint") or HUB)
-    return str(source.get("url") or "") if source.get("type") == "http" else ""
+    return str(source.get({"http": "url", "s3": "endpoint"}.get(str(source.get("type")), "")) or "")
 
 
 def url_host(url: Any) -> str:

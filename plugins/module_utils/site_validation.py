@@ -52,8 +52,12 @@ ENGINES_TO_COME = ("llama_cpp", "ollama", "tgi", "ray_serve", "mlc_llm")
 MODEL_KEYS = ("name", "lock", "lock_from", "sources", "allow_files")
 SOURCE_KEYS: Mapping[str, tuple[str, ...]] = {
     "folder": ("type", "path"),
-    "http": ("type", "url"),
-    "hub": ("type", "endpoint"),
+    "http": ("type", "url", "token_file"),
+    "hub": ("type", "endpoint", "token_file"),
+    "s3": (
+        *("type", "endpoint", "bucket", "prefix", "region"),
+        *("virtual_hosted", "credentials_file", "credentials_profile"),
+    ),
 }
 DEPLOYMENT_KEYS = (
     "name",
@@ -262,8 +266,10 @@ class SiteChecks(Findings):
                     hosts,
                 )
             return
+        if source_type == "s3":
+            self.text(path, source, "bucket", "the name of the bucket", hosts)
         key = "url" if source_type == "http" else "endpoint"
-        if source_type == "hub" and source.get(key) is None:
+        if source_type != "http" and source.get(key) is None:
             return
         url = self.text(path, source, key, "an address that begins with https:// or http://", hosts)
         if url is not None and not _URL.fullmatch(url):

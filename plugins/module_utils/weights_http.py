@@ -452,9 +452,6 @@ def wait_of(answer: Answer) -> float | None:
     return None if seconds is None or seconds > 86400 else float(seconds)
 
 
-_wait_of = wait_of  # the name that the modules of the lock import
-
-
 def _proxy_of(scheme: str, host: str) -> str:
     """The proxy that the environment names for a host, as every other program on it would use."""
     proxy = getproxies().get(scheme, "")

@@ -184,6 +184,13 @@ options:
       and at most 4.
     type: int
     default: 0
+  progress:
+    description:
+      - Whether to show how far the host is while it fetches. The module then runs as an asynchronous job on the host,
+        which goes on if the connection breaks. V(false) runs it in one go.
+      - Read on the controller, so it has no effect where the module is run without its action plugin.
+    type: bool
+    default: true
 notes:
   - Symbolic links below O(root) are refused, O(root) itself may be one.
   - Two runs for the same model on one host wait for each other, for up to an hour. On a file system that hosts share,
@@ -404,6 +411,7 @@ def main() -> None:
             "retries": {"type": "int", "default": 0},
             "connections": {"type": "int", "default": 0},
             "parallel_files": {"type": "int", "default": 0},
+            "progress": {"type": "bool", "default": True},
         },
         supports_check_mode=True,
     )

@@ -349,6 +349,13 @@ CASES = {
         ["gpu-2"],
         ["https://"],
     ),
+    "s3 source without bucket": (
+        at("models", 1, sources=[{"type": "s3", "endpoint": "https://s3.example"}]),
+        "value-missing",
+        "llm_models[1].sources[0].bucket",
+        ["gpu-2"],
+        ["bucket"],
+    ),
     "http source without url": (
         at("models", 1, sources=[{"type": "http"}]),
         "value-missing",
