@@ -214,6 +214,13 @@ class Patience:
             self.line.retries += 1
             if self._fresh >= max(_SOME_BYTES, _FLOOR * (now - self._progress)):
                 self._attempt, self._progress, self._fresh = 0, now, 0
+            patience = self._transport.patience_seconds
+            if not self.line.reached:
+                patience = min(patience, _UNREACHED_SECONDS)
+            # A pause that is too long for anybody must not hold up the other files, which are to go elsewhere too.
+            if retry.wait is not None and retry.wait > patience:
+                retry.problem.message += f" (asks to wait {retry.wait:.0f} s, longer than patience_seconds)"
+                raise retry.problem
             if now >= self.line.not_before - _EARLY_SECONDS or retry.wait is not None:
                 self._attempt += 1
                 wait = retry.wait
@@ -221,14 +228,9 @@ class Patience:
                     wait = min(_LONGEST_PAUSE, 2.0 ** min(self._attempt - 1, 16)) * (0.5 + self._transport.jitter())
                 self.line.not_before = max(self.line.not_before, now + wait)
             pause = max(0.0, self.line.not_before - now)
-            patience = self._transport.patience_seconds
-            if not self.line.reached:
-                patience = min(patience, _UNREACHED_SECONDS)
         problem = retry.problem
         if self._transport.retries and self._attempt > self._transport.retries:
             problem.message += f" (given up after {self._attempt} tries)"
-        elif retry.wait is not None and retry.wait > patience:
-            problem.message += f" (asks to wait {retry.wait:.0f} s, longer than patience_seconds)"
         elif now + pause - self._progress > patience:
             problem.message += f" (given up after {now - self._progress:.0f} s without progress)"
         else:

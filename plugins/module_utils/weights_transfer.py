@@ -487,6 +487,8 @@ class Team:
 
     def _wait(self, retry: Retry) -> bool:
         transport = self.run.transport
+        if self.stopping.is_set():
+            return False  # what broke was broken off
         if retry.wait is None and retry.refused and self._alive > 1 and self.line.one_too_many(transport.clock()):
             return False
         try:
@@ -506,6 +508,8 @@ class Team:
         pause = line.not_before - self.run.transport.clock()
         if pause > 0:
             self.run.transport.pause(pause, self.stopping)
+        if line.down is not None:
+            raise line.down
         whole = line.sequential or (lease.position == 0 and lease.end == size)
         try:
             stream = self._access.open(lease.position, lease.end, whole)

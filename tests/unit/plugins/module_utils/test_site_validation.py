@@ -354,7 +354,7 @@ CASES = {
         "value-missing",
         "llm_models[1].sources[0].bucket",
         ["gpu-2"],
-        ["bucket"],
+        ["missing"],
     ),
     "http source without url": (
         at("models", 1, sources=[{"type": "http"}]),
