@@ -110,7 +110,6 @@ def test_half_an_upgrade_is_brought_back(debian, play):
     assert done.code == 0, done.text[-3000:]
     assert driver_packages(debian) == before
     assert set(before) - held(debian) == set()
-    assert play("debian-1").changed == 0
 
 
 def test_a_second_kernel_without_headers_is_refused(debian, play, kernel):
@@ -134,8 +133,6 @@ def test_a_second_kernel_without_headers_is_refused(debian, play, kernel):
     assert f"headers of kernel {other}" in refused.words
     assert kernel not in re.findall(r"headers of kernel (\S+?)[:;]", refused.words)
     assert refused.changed == 0
-    ignored = play("debian-1", nvidia_driver_ignored_kernels=[other])
-    assert ignored.code == 0, ignored.text[-3000:]
     remove = f"apt-get --yes purge {bare[-1]}" if bare else f"rm -r /lib/modules/{other} /boot/vmlinuz-{other}"
     debian.check_output(f"DEBIAN_FRONTEND=noninteractive {remove}")
 
@@ -151,18 +148,11 @@ def test_a_module_that_was_lost_is_noticed(debian, play, kernel):
         debian.check_output(f"mv /root/updates /lib/modules/{kernel}/updates && depmod {kernel}")
 
 
-@pytest.mark.parametrize(
-    ("variables", "code", "words"),
-    [
-        ({"nvidia_driver_branch": "580"}, "driver-branch-not-offered", "535: 535.309.01, 535.261.03"),
-        ({"nvidia_driver_accept_end_of_life": False}, "driver-branch-ended", "2026-06"),
-    ],
-)
-def test_refusals_change_nothing_and_say_what_there_is(play, variables, code, words):
-    done = play("debian-1", **variables)
+def test_a_refusal_changes_nothing_and_says_what_there_is(play):
+    done = play("debian-1", nvidia_driver_branch="580")
     assert done.code != 0
-    assert code in done.words
-    assert words in done.words
+    assert "driver-branch-not-offered" in done.words
+    assert "535: 535.309.01, 535.261.03" in done.words
     assert done.changed == 0
 
 

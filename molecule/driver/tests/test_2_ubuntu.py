@@ -100,10 +100,3 @@ def test_a_pin_of_somebody_else_is_refused(ubuntu, play):
         assert done.changed == 0
     finally:
         ubuntu.check_output("rm /etc/apt/preferences.d/team-a")
-
-
-def test_a_refusal_says_what_there_is(play):
-    done = play("ubuntu-1", **SUFFIXED, nvidia_driver_version="580.65.06")
-    assert done.code != 0
-    assert "driver-version-not-offered" in done.words
-    assert "580: 580.178.04, 580.173.02, 580.159.04" in done.words
