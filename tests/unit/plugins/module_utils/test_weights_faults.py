@@ -215,7 +215,8 @@ def test_a_source_without_progress_is_left_after_a_time_not_after_so_many_tries(
     bad, good = servers(), servers()
     bad.answers[PATH] = [bad.cut_after(2_000_000), bad.status(503)]
     outcome = host.run(bad, good, transport={"patience_seconds": 200})
-    assert 90 < sum(host.waits) <= 200
+    # Two connections may wait at the same time.
+    assert 90 < sum(host.waits) <= 2 * 200
     (finding,) = [finding for finding in outcome.findings if finding.path == PATH]
     assert finding.problem == "http_status"
     assert "without progress" in finding.message
