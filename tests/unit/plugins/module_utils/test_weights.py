@@ -750,6 +750,17 @@ def test_two_runs_at_once_wait_for_each_other(host, server, monkeypatch, flock_w
     assert len(server.ranges("model.safetensors")) == 1
 
 
+def others_are_whole(host):
+    """Whether every file but the large one lies complete in its part."""
+    settings = weights_plan.Settings(root=host.root)
+    paths = {file.path: Path(weights_plan.part_path(LOCK, file, settings)) for file in LOCK.files}
+    return all(
+        path.exists() and path.stat().st_size == len(FILES[name])
+        for name, path in paths.items()
+        if name != "model.safetensors"
+    )
+
+
 def test_an_orphan_that_no_lock_shows_does_no_harm(host, server, monkeypatch):
     """The worst case: neither flock nor the lock file tells, and both write the same part at the same time."""
     monkeypatch.setattr(weights.fcntl, "flock", lambda descriptor, operation: None)
@@ -758,7 +769,8 @@ def test_an_orphan_that_no_lock_shows_does_no_harm(host, server, monkeypatch):
     server.answers["model.safetensors"] = [server.held(1_500_000, pause), server.serve]
     process = start(host, server, flock_works=False)
     try:
-        wait_for(lambda: kept(host) >= 600_000)
+        # The small files too, so that the two meet in the part that is asked about here.
+        wait_for(lambda: kept(host) >= 600_000 and others_are_whole(host))
         assert host.run(server).changed
         assert content(host.target) == FILES
         pause.set()
