@@ -447,7 +447,7 @@ class Team:
         if share > 1:
             self.segments.shorten()
         with self._lock:
-            if self._alive < share and self.segments.waiting:
+            if self._failure is None and self._alive < share and self.segments.waiting:
                 self._alive += 1
                 thread = threading.Thread(target=self._connection, name="weights-fetch", daemon=True)
                 self._threads = [*(other for other in self._threads if other.is_alive()), thread]
@@ -468,22 +468,36 @@ class Team:
                 if lease is None:
                     return
                 try:
-                    self._fetch(lease)
-                except Retry as retry:
-                    if not self._wait(retry):
+                    if not self._attempt(lease):
                         return
+                except BaseException as error:
+                    # Before the lease is there for others, who would ask for the same again.
+                    self._fail(error)
+                    return
                 finally:
                     self.segments.release(lease)
         except BaseException as error:
-            # A stream that was interrupted on purpose fails too: the first failure counts.
-            if self._failure is None and not self.stopping.is_set():
-                self._failure = error
+            self._fail(error)
         finally:
             self.line.connected(-1)
             self.part.buffers.allow(-1)
             with self._lock:
                 self._alive -= 1
             self.transfer.wake.set()
+
+    def _attempt(self, lease: Lease) -> bool:
+        """Ask for the lease; whether this connection is to go on."""
+        try:
+            self._fetch(lease)
+        except Retry as retry:
+            return self._wait(retry)
+        return True
+
+    def _fail(self, error: BaseException) -> None:
+        """The first failure counts. A stream that was interrupted on purpose fails too."""
+        with self._lock:
+            if self._failure is None and not self.stopping.is_set():
+                self._failure = error
 
     def _wait(self, retry: Retry) -> bool:
         transport = self.run.transport
