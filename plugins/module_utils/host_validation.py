@@ -18,7 +18,14 @@ from ansible_collections.baremetal.llm.plugins.module_utils.advisories import (
     unaccepted,
     unknown,
 )
-from ansible_collections.baremetal.llm.plugins.module_utils.finding import GIB, Findings, is_list, kind, size
+from ansible_collections.baremetal.llm.plugins.module_utils.finding import (
+    GIB,
+    Findings,
+    is_list,
+    kind,
+    size,
+    suggestion,
+)
 from ansible_collections.baremetal.llm.plugins.module_utils.host_validation_machine import (
     MachineChecks,
     gateway_port,
@@ -43,6 +50,7 @@ ENGINE_DISTRIBUTIONS = {"debian": ("12", "13"), "ubuntu": ("22.04", "24.04", "26
 # The gateway needs nginx's njs module, which Ubuntu 22.04 does not have.
 GATEWAY_DISTRIBUTIONS = {"debian": ("12", "13"), "ubuntu": ("24.04", "26.04")}
 DISTRIBUTION_NAMES = {"debian": "Debian", "ubuntu": "Ubuntu"}
+ACCELERATORS = ("nvidia", "none")
 OLDEST_PYTHON = (3, 9)
 WILDCARDS = ("0.0.0.0", "::")
 
@@ -82,6 +90,7 @@ class HostChecks(Findings):
         for host, state in self.site.hosts.items():
             if host in self.site.groups.get(GPU_GROUP, ()):
                 self._versions(host, state)
+                self._accelerator(host, state)
             if state.problem or not state.readiness:
                 self._no_answer(host, state)
                 continue
@@ -180,6 +189,18 @@ class HostChecks(Findings):
                 "ansible_python_interpreter",
                 f"is Python {version or 'of an unknown version'}, expected 3.9 or newer",
                 "Install a newer Python and point ansible_python_interpreter to it.",
+                [host],
+            )
+
+    def _accelerator(self, host: str, state: HostState) -> None:
+        accelerator = state.wanted.get("accelerator", ACCELERATORS[0])
+        if accelerator not in ACCELERATORS:
+            self.add(
+                "accelerator-unknown",
+                "llm_accelerator",
+                f"is {accelerator!r}, expected one of {', '.join(ACCELERATORS)}."
+                + suggestion(str(accelerator), ACCELERATORS),
+                "Correct it: with another value the host would get no driver, and nobody would miss it.",
                 [host],
             )
 

@@ -363,6 +363,13 @@ CASES = {
         ["gpu-2"],
         ["missing"],
     ),
+    "unknown accelerator": (
+        state("gpu-1", wanted={"accelerator": "nvida"}),
+        "accelerator-unknown",
+        "llm_accelerator",
+        ["gpu-1"],
+        ["'nvida'", "Did you mean 'nvidia'"],
+    ),
     # Hosts of deployments
     "host is not in the inventory": (
         at("deployments", 1, hosts=["gpu-2", "gpu-3"]),
