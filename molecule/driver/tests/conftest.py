@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pynvml
 import pytest
 import testinfra
 
@@ -59,6 +60,19 @@ def play() -> Callable[..., Play]:
         return Play(done.returncode, text, int(recap.group(1)) if recap else -1)
 
     return run
+
+
+@pytest.fixture(scope="module")
+def gpu_facts(tmp_path_factory) -> dict[str, Any]:
+    """What gpu_info says of debian-1, with the driver's real library."""
+    answer = tmp_path_factory.mktemp("gpu") / "facts.json"
+    variables = {"nvml_binding": pynvml.__file__, "answer": str(answer)}
+    command = [str(Path(sys.executable).parent / "ansible-playbook"), "--inventory", str(INVENTORY)]
+    command += ["--extra-vars", json.dumps(variables), str(ROOT / "molecule/driver/ask_gpu.yml")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    facts: dict[str, Any] = json.loads(answer.read_text())
+    return facts
 
 
 @pytest.fixture(scope="session")

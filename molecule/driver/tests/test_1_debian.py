@@ -40,6 +40,16 @@ def test_without_a_gpu_nvidia_smi_fails_as_it_should(debian):
     assert "driver" in done.stdout
 
 
+def test_gpu_info_reads_the_real_library_and_the_real_module(gpu_facts, kernel):
+    assert gpu_facts["nvml"]["error"] == "DRIVER_NOT_LOADED"
+    assert gpu_facts["gpus"] == [] and gpu_facts["problems"] == []
+    module = next(item for item in gpu_facts["kernel_modules"] if item["kernel"] == kernel)
+    assert (module["version"], module["flavour"], module["dkms_state"]) == (VERSION, "open", "installed")
+    assert module["headers_installed"]
+    libraries = [item for item in gpu_facts["packages"] if item["name"] == "libnvidia-ml1"]
+    assert [(item["version"].split("-")[0], item["held"]) for item in libraries] == [(VERSION, True)]
+
+
 def test_everything_is_held_kernel_included(debian, kernel):
     packages = set(driver_packages(debian))
     assert packages - held(debian) == set()
