@@ -35,22 +35,36 @@ def test_completion(endpoint):
     assert answer.usage.completion_tokens == 8
 
 
-def test_streamed_chunks_arrive_one_by_one(endpoint):
-    tokens = 800
+def arrivals(endpoint, tokens: int) -> list[float]:
+    """When each chunk of a streamed answer arrived, in seconds."""
+    begun = time.monotonic()
     stream = endpoint.client().chat.completions.create(
         model=endpoint.model, messages=QUESTION, max_tokens=tokens, stream=True, extra_body={"ignore_eos": True}
     )
-    begun = time.monotonic()
-    arrivals = [time.monotonic() - begun for chunk in stream if chunk.choices]
-    # A token whose bytes are not whole characters yet brings no chunk, so fewer chunks than tokens are right.
-    assert len(arrivals) > tokens / 4
-    spread = arrivals[-1] - arrivals[0]
-    gaps = [later - earlier for earlier, later in zip(arrivals, arrivals[1:])]
-    # Held back to the end, all would arrive within the few milliseconds that their transfer takes; held back in blocks,
-    # most would arrive together with the one before. A busy machine may pause, but not for half of the answer.
-    assert spread > 0.1, f"{len(arrivals)} chunks within {spread:.3f} s"
-    assert statistics.median(gaps) > spread / len(gaps) / 5
-    assert max(gaps) < spread / 2
+    return [time.monotonic() - begun for chunk in stream if chunk.choices]
+
+
+def one_by_one(times: list[float]) -> bool:
+    """Held back to the end, all would arrive within the few milliseconds that their transfer takes; held back in
+    blocks, most would arrive together with the one before."""
+    spread = times[-1] - times[0]
+    gaps = [later - earlier for earlier, later in zip(times, times[1:])]
+    return spread > 0.1 and statistics.median(gaps) > spread / len(gaps) / 5 and max(gaps) < spread / 2
+
+
+def test_streamed_chunks_arrive_one_by_one(endpoint):
+    tokens = 800
+    seen = []
+    # On a machine whose cores are all busy the engine itself hands out its tokens in heaps now and then. What holds
+    # them back on the way does so each time.
+    for _attempt in range(5):
+        times = arrivals(endpoint, tokens)
+        # A token whose bytes are not whole characters yet brings no chunk, so fewer chunks than tokens are right.
+        assert len(times) > tokens / 4
+        if one_by_one(times):
+            return
+        seen.append(f"{len(times)} chunks, the first after {times[0]:.3f} s, the last after {times[-1]:.3f} s")
+    pytest.fail("\n".join(seen))
 
 
 def test_both_replicas_serve(endpoint, gateway, engine_addresses):

@@ -55,7 +55,7 @@ def test_bytes_that_are_not_in_the_lock_are_refused_and_the_old_revision_stays_i
     done = run_playbook("site", "--extra-vars", variables)
     assert done.returncode != 0
     assert "model.safetensors" in done.stdout
-    assert "SHA-256" in done.stdout
+    assert "holds another file than the lock says" in done.stdout
     for engine in ("engine-1", "engine-2"):
         assert f"fatal: [{engine}]" in done.stdout or f"failed: [{engine}]" in done.stdout
     assert "changed=0" in done.stdout.split("PLAY RECAP", maxsplit=1)[1]
