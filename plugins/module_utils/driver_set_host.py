@@ -87,7 +87,7 @@ def parse_madison(text: str) -> list[tuple[str, str, str]]:
     rows = []
     for line in text.splitlines():
         fields = [field.strip() for field in line.split("|")]
-        # `http://deb.debian.org/debian bookworm/contrib amd64 Packages`
+        # `http://deb.example.net/debian bookworm/contrib amd64 Packages`
         if len(fields) == 3 and fields[2].endswith(" Packages"):
             rows.append((fields[0], fields[1], " ".join(fields[2].split(" ")[:-2])))
     return rows

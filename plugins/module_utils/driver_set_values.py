@@ -100,7 +100,7 @@ class Offer:
 
     name: str
     version: str
-    # `http://archive.ubuntu.com/ubuntu noble-updates/restricted`, and `o=` of its Release file.
+    # `http://archive.example.net/ubuntu noble-updates/restricted`, and `o=` of its Release file.
     archives: tuple[tuple[str, str], ...] = ()
     depends: tuple[tuple[Relation, ...], ...] = ()
     provides: tuple[Relation, ...] = ()

@@ -182,8 +182,8 @@ readiness:
         disks: [{path: /srv/models, mount: /srv, file_system: ext4, devices: [{name: nvme0n1, kind: nvme}], kind: nvme}]
         clock: {now: 1795193289.75, synchronised: true, skew_seconds: 0.0}
         proxies: {environment: {https: "http://proxy.example:3128"}, apt: {}, exceptions: [localhost]}
-        apt_sources: ["http://deb.debian.org/debian"]
-        names: {deb.debian.org: "", pypi.org: Name or service not known}
+        apt_sources: ["http://deb.example.net/debian"]
+        names: {deb.example.net: "", index.example.net: Name or service not known}
         packages: {broken: [], driver_held: [nvidia-driver-580-open], driver_not_held: [], kernel_held: [], lock: null}
         secure_boot: false
         key: ""

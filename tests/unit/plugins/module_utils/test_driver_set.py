@@ -49,7 +49,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parents[3] / "tests/fakes/apt"))
 import fake_apt_repository  # noqa: E402
 
-CANONICAL = "http://archive.ubuntu.com/ubuntu noble-updates/restricted"
+CANONICAL = "http://archive.example.net/ubuntu noble-updates/restricted"
 CUDA = "https://developer.download.nvidia.com/compute/cuda/repos/ubuntu2404/x86_64 "
 H100, B200, GB200, V100, T4, RTX_4090 = "10de:2330", "10de:2901", "10de:2941", "10de:1db1", "10de:1eb8", "10de:2684"
 KERNEL = "6.8.0-136-generic"

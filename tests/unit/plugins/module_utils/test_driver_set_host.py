@@ -43,20 +43,20 @@ KERNEL = "6.1.0-50-cloud-amd64"
 TARGETS = """MetaKey: main/binary-amd64/Packages
 Release: bookworm
 Component: main
-Repo-URI: http://deb.debian.org/debian/
+Repo-URI: http://deb.example.net/debian/
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 Sourcesentry: /etc/apt/sources.list.d/debian.sources:1
 
 MetaKey: main/binary-amd64/Packages
 Release: bookworm-security
 Component: main
-Repo-URI: http://security.debian.org/debian-security/
+Repo-URI: http://security.example.net/debian-security/
 Sourcesentry: /etc/apt/sources.list:2
 
 MetaKey: non-free/binary-amd64/Packages
 Release: bookworm-security
 Component: non-free
-Repo-URI: http://security.debian.org/debian-security/
+Repo-URI: http://security.example.net/debian-security/
 Sourcesentry: /etc/apt/sources.list:2
 
 MetaKey: Packages
@@ -190,7 +190,7 @@ def test_pins_but_our_own_and_those_of_pinning_packages(tmp_path):
 
 def test_origins():
     text = recorded("debian_12_2026-11")["apt-cache policy"]
-    assert parse_origins(text)["http://deb.debian.org/debian bookworm/contrib"] == "Debian"
+    assert parse_origins(text)["http://deb.example.net/debian bookworm/contrib"] == "Debian"
 
 
 # --- Sources
@@ -199,16 +199,16 @@ def test_origins():
 def test_components_are_added_with_the_address_and_key_of_the_entry_they_add_to():
     text = missing_components(parse_targets(TARGETS), "bookworm", ("contrib", "non-free"))
     assert text == (
-        "Types: deb\nURIs: http://deb.debian.org/debian/\nSuites: bookworm\nComponents: contrib non-free\n"
+        "Types: deb\nURIs: http://deb.example.net/debian/\nSuites: bookworm\nComponents: contrib non-free\n"
         "Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg\n\n"
-        "Types: deb\nURIs: http://security.debian.org/debian-security/\nSuites: bookworm-security\n"
+        "Types: deb\nURIs: http://security.example.net/debian-security/\nSuites: bookworm-security\n"
         "Components: contrib\n\n"
     )
 
 
 def test_what_we_added_before_is_still_ours_to_add():
     ours = TARGETS + (
-        "\n\nRelease: bookworm\nComponent: contrib\nRepo-URI: http://deb.debian.org/debian/\n"
+        "\n\nRelease: bookworm\nComponent: contrib\nRepo-URI: http://deb.example.net/debian/\n"
         "Sourcesentry: /etc/apt/sources.list.d/baremetal-llm-nvidia-driver.sources:1\n"
     )
     before = missing_components(parse_targets(TARGETS), "bookworm", ("contrib", "non-free"))
