@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 
 import pytest
@@ -56,6 +57,7 @@ def test_bytes_that_are_not_in_the_lock_are_refused_and_the_old_revision_stays_i
     assert done.returncode != 0
     assert "model.safetensors" in done.stdout
     assert "holds another file than the lock says" in done.stdout
+    assert re.search(r"expected [0-9a-f]{64}, got [0-9a-f]{64}", done.stdout)
     for engine in ("engine-1", "engine-2"):
         assert f"fatal: [{engine}]" in done.stdout or f"failed: [{engine}]" in done.stdout
     assert "changed=0" in done.stdout.split("PLAY RECAP", maxsplit=1)[1]
