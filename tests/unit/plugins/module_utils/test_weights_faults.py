@@ -21,7 +21,7 @@ import pytest
 import weights_host
 from weights_host import FILES, LOCK, WEIGHTS, content, found, lock_of, wait_for
 
-from ansible_collections.baremetal.llm.plugins.module_utils import weights_plan, weights_transfer
+from ansible_collections.baremetal.llm.plugins.module_utils import weights_part, weights_plan
 
 certificate, host = weights_host.certificate, weights_host.host
 server, servers = weights_host.server, weights_host.servers
@@ -532,7 +532,7 @@ def test_a_disk_that_fills_up_in_the_middle(host, server, small_disk):
 
 def test_a_disk_that_fills_up_where_space_cannot_be_reserved(host, server, small_disk, monkeypatch):
     """As on NFS. What came before the disk was full is kept."""
-    monkeypatch.setattr(weights_transfer, "_PREALLOCATE", frozenset())
+    monkeypatch.setattr(weights_part, "_PREALLOCATE", frozenset())
     small_disk("size=2500k")
     error = host.fails(server, statvfs=lambda path: os.statvfs("/"))
     assert "No space left on device (ENOSPC)" in str(error)
