@@ -146,6 +146,27 @@ def key(model: str, engine: str, engine_version: str, gpu: str, settings: Mappin
     )
 
 
+def calibrate(
+    boot: BootLog, plan: Mapping[str, Any] | None, model: str = "", engine_version: str = "", gpu: str = ""
+) -> dict[str, Any]:
+    """Everything that *boot* tells: `differences` from *plan*, `mismatches`, and `measured` under its `key`.
+
+    Without a plan there is nothing to compare with and no key. Raises CalibrationError.
+    """
+    found: dict[str, Any] = {"differences": [], "mismatches": [], "measured": {}, "key": ""}
+    if plan is None:
+        return {**found, "measured": measured(boot)}
+    found["mismatches"] = mismatches(boot, plan, engine_version)
+    found["differences"] = [one.as_dict() for one in compare(boot, plan)]
+    version = engine_version or boot.version
+    if found["mismatches"] or boot.failure or not (gpu and version):
+        return found
+    found["measured"] = measured(boot, (plan.get("memory") or {}).get("requested"))
+    if found["measured"]:
+        found["key"] = key(model or boot.model, "vllm", version, gpu, plan.get("settings") or {}).text()
+    return found
+
+
 def merge(kept: Calibration, found: Iterable[tuple[str, Mapping[str, int]]]) -> dict[str, dict[str, int]]:
     """*kept* with what was *found* now: (key, parts) of each engine that was asked.
 
