@@ -17,19 +17,23 @@ from typing import Any
 from ansible_collections.baremetal.llm.plugins.module_utils.safetensors_header import (
     HeaderError,
     ReadRange,
+    TensorEntry,
     WeightsHeader,
 )
-from ansible_collections.baremetal.llm.plugins.module_utils.tensor_totals import DtypeTotals, TensorTotals, add_up
+from ansible_collections.baremetal.llm.plugins.module_utils.tensor_totals import DtypeTotals, TensorTotals
 
 _VERSIONS = (2, 3)
 # The vocabulary of the largest tokenizers takes some 10 MB.
 _LONGEST_HEADER = 256 * 1024 * 1024
 _FIRST_READ = 1024 * 1024
 _LARGEST_READ = 16 * 1024 * 1024
-_MOST_TENSORS = 1_000_000
+# Experts are kept together here, so that the largest models have a few thousand.
+_MOST_TENSORS = 250_000
 _MOST_KEYS = 100_000
-# Of all arrays that have to be passed over one by one; vocabularies and their merges together stay below a million.
+# Of all arrays that are kept or have to be passed over one by one; vocabularies with their merges stay below a million.
 _MOST_ELEMENTS = 4_000_000
+# ggml itself takes 63 bytes for a tensor; builds with longer names are about.
+_LONGEST_TENSOR_NAME = 1024
 _LONGEST_NAME = 65535
 _KEPT_TEXT = 1000
 _KEPT_ELEMENTS = 1024
@@ -38,7 +42,8 @@ _KEPT_ELEMENTS = 1024
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _TEXT, _ARRAY = 8, 9
 
-# The number of a tensor's type in the file: its name, elements and bytes of a block (llama.cpp, gguf-py constants).
+# The number of a tensor's type in the file: its name, elements and bytes of a block (llama.cpp: enum ggml_type in
+# ggml.h, the blocks' structures in ggml-common.h; gguf-py: GGML_QUANT_SIZES). Numbers left out were withdrawn.
 _TENSOR_TYPES = {
     0: ("F32", 1, 4),
     1: ("F16", 1, 2),
@@ -74,7 +79,10 @@ _TENSOR_TYPES = {
     39: ("MXFP4", 32, 17),
     40: ("NVFP4", 64, 36),
     41: ("Q1_0", 128, 18),
+    42: ("Q2_0", 64, 18),
 }
+# By name: elements and bytes of a block.
+BLOCKS = {name: (elements, size) for name, elements, size in _TENSOR_TYPES.values()}
 # general.file_type: what the file as a whole is called.
 _FILE_TYPES = {
     0: "F32",
@@ -112,7 +120,9 @@ _FILE_TYPES = {
     38: "MXFP4_MOE",
     39: "NVFP4",
     40: "Q1_0",
+    41: "Q2_0",
 }
+_MOST_DIMENSIONS = 4
 _GENERAL = ("type", "size_label", "license", "license.name", "license.link")
 
 
@@ -146,16 +156,39 @@ class _Reader:
         self.position += count
 
     def number(self, form: str) -> Any:
-        return struct.unpack("<" + form, self.take(struct.calcsize("<" + form)))[0]
+        return self.numbers(form)[0]
 
-    def text(self, longest: int, skip: bool = False) -> str:
+    def numbers(self, form: str) -> tuple[Any, ...]:
+        return struct.unpack("<" + form, self.take(struct.calcsize("<" + form)))
+
+    def text(self, longest: int) -> str:
         length = self.number("Q")
         if length > longest:
             raise HeaderError(f"its header claims a text of {length} bytes")
-        if skip:
-            self.skip(length)
-            return ""
         return self.take(length).decode("utf-8", "replace")
+
+    def short_text(self) -> str | None:
+        """A text, or None for one that is too long to be a fact about the model, as a template for chats."""
+        length = self.number("Q")
+        if length > 4 * _KEPT_TEXT:
+            self.skip(length)
+            return None
+        text = self.take(length).decode("utf-8", "replace")
+        return text if len(text) <= _KEPT_TEXT else None
+
+    def skip_texts(self, count: int) -> None:
+        """A vocabulary and its merges have half a million texts: those that lie in the buffer are passed in one go."""
+        length_of = struct.Struct("<Q").unpack_from
+        while count:
+            buffer, start, end = self._buffer, self._start, len(self._buffer) - 8
+            offset = self.position - start
+            while count and 0 <= offset <= end:
+                offset += 8 + length_of(buffer, offset)[0]
+                count -= 1
+            self.skip(start + offset - self.position)
+            if count:
+                self.skip(self.number("Q"))
+                count -= 1
 
     def _check(self, count: int) -> None:
         if self.position + count > self._size:
@@ -188,47 +221,79 @@ def read_gguf_header(read: ReadRange, size: int) -> WeightsHeader:
     metadata: dict[str, Any] = {}
     for _number in range(keys):
         name = reader.text(_LONGEST_NAME)
+        if name in metadata:
+            raise HeaderError(f"the key {name[:100]!r} appears twice")
         metadata[name] = _value(reader, reader.number("I"))
     return _with_tensors(reader, tensors, metadata, size)
 
 
 def _with_tensors(reader: _Reader, count: int, metadata: dict[str, Any], size: int) -> WeightsHeader:
-    parts, names, reached = [], set(), 0
+    sums: dict[str, list[int]] = {}
+    # Name, data type, shape, elements, bytes (0 for a type that came after the table above), place.
+    found: list[tuple[str, str, tuple[int, ...], int, int, int]] = []
     for _number in range(count):
-        name = reader.text(_LONGEST_NAME)
+        name = reader.text(_LONGEST_TENSOR_NAME)
         dimensions = reader.number("I")
-        if dimensions > 8:
+        if dimensions > _MOST_DIMENSIONS:
             raise HeaderError(f"the tensor {name[:100]!r} has {dimensions} dimensions")
-        shape = [reader.number("Q") for _dimension in range(dimensions)]
-        kind, offset = reader.number("I"), reader.number("Q")
+        *shape, kind, offset = reader.numbers(f"{dimensions}QIQ")
         parameters = math.prod(shape)
-        if parameters >= 2**63 or offset >= 2**63:
+        if parameters >= 2**63 or offset >= 2**63 or any(number >= 2**63 for number in shape):
             raise HeaderError(f"the tensor {name[:100]!r} has an absurd shape or place")
-        label, elements, block = _TENSOR_TYPES.get(kind, (f"type {kind}", 0, 0))
-        # The size of a type that came after the table above is not known; its tensors are counted without bytes.
-        length = -(-parameters // elements) * block if elements else 0
-        reached = max(reached, offset + length)
-        names.add(name)
-        parts.append((label, DtypeTotals(1, parameters, length)))
+        label, elements, block = _TENSOR_TYPES.get(kind, (f"type {kind}", 1, 0))
+        if (shape[0] if shape else 1) % elements:
+            raise HeaderError(f"the tensor {name[:100]!r} of {label} has rows of {shape[0]}, not of whole blocks")
+        length = parameters // elements * block
+        found.append((name, label, tuple(shape), parameters, length, offset))
+        totals = sums.setdefault(label, [0, 0, 0])
+        totals[0] += 1
+        totals[1] += parameters
+        totals[2] += length
+    names = frozenset(entry[0] for entry in found)
     if len(names) != count:
         raise HeaderError("the name of a tensor appears twice")
     alignment = metadata.get("general.alignment", 32)
-    if isinstance(alignment, bool) or not isinstance(alignment, int) or not 1 <= alignment <= 2**20:
+    if type(alignment) is not int or not 1 <= alignment <= 2**20 or alignment & (alignment - 1):
         raise HeaderError(f"its alignment is {alignment!r}")
-    data = -(-reader.position // alignment) * alignment
+    data = _up(reader.position, alignment)
+    reached = max((entry[5] + entry[4] for entry in found), default=0)
     if count and data + reached > size:
         raise HeaderError(f"its tensors end at byte {data + reached}, the file at {size}")
-    return WeightsHeader(add_up(parts), frozenset(names), _facts(metadata))
+    totals_by_type = TensorTotals(tuple(sorted((label, DtypeTotals(*parts)) for label, parts in sums.items())))
+    return WeightsHeader(totals_by_type, names, _facts(metadata), _in_their_places(found, alignment, size - data))
 
 
-def _value(reader: _Reader, kind: int, depth: int = 0) -> Any:
+def _in_their_places(
+    found: list[tuple[str, str, tuple[int, ...], int, int, int]], alignment: int, size: int
+) -> tuple[TensorEntry, ...]:
+    """The tensors; they must follow one another in the order of the header, as llama.cpp's reader has it.
+
+    The bytes of a type that came after the table are those up to the next tensor.
+    """
+    expected, entries = 0, []
+    for number, (name, label, shape, _parameters, length, offset) in enumerate(found):
+        if offset != expected:
+            kind = "overlaps another one" if offset < expected else "leaves a gap before it"
+            raise HeaderError(f"the tensor {name[:100]!r} {kind} (from byte {offset}, expected {expected})")
+        if label not in BLOCKS:
+            following = found[number + 1][5] if number + 1 < len(found) else size
+            length = max(0, following - offset)
+        entries.append(TensorEntry(name, label, shape, length))
+        expected = _up(offset + length, alignment)
+    return tuple(entries)
+
+
+def _up(number: int, step: int) -> int:
+    return -(-number // step) * step
+
+
+def _value(reader: _Reader, kind: int) -> Any:
     """A value, or None for one that is too long to be a fact about the model; of an array at least its length."""
     if kind in _SCALARS:
         return reader.number(_SCALARS[kind])
     if kind == _TEXT:
-        text = reader.text(_LONGEST_HEADER)
-        return text if len(text) <= _KEPT_TEXT else None
-    if kind != _ARRAY or depth > 3:
+        return reader.short_text()
+    if kind != _ARRAY:
         raise HeaderError(f"its header has a value of the unknown type {kind}")
     inner, count = reader.number("I"), reader.number("Q")
     if inner in _SCALARS:
@@ -236,13 +301,13 @@ def _value(reader: _Reader, kind: int, depth: int = 0) -> Any:
         if count > _KEPT_ELEMENTS:
             reader.skip(count * struct.calcsize("<" + form))
             return {"length": count}
-        return list(struct.unpack(f"<{count}{form}", reader.take(count * struct.calcsize("<" + form))))
+        reader.pass_over(count)
+        return list(reader.numbers(f"{count}{form}"))
+    if inner != _TEXT:
+        # llama.cpp takes no arrays of arrays either.
+        raise HeaderError(f"its header has an array of the unknown type {inner}")
     reader.pass_over(count)
-    for _number in range(count):
-        if inner == _TEXT:
-            reader.text(_LONGEST_HEADER, skip=True)
-        else:
-            _value(reader, inner, depth + 1)
+    reader.skip_texts(count)
     return {"length": count}
 
 

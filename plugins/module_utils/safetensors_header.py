@@ -11,12 +11,14 @@ may be anybody's: whatever its header claims is checked against the size of the 
 from __future__ import annotations
 
 import json
+import re
 import struct
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
-from ansible_collections.baremetal.llm.plugins.module_utils.tensor_totals import DtypeTotals, TensorTotals, add_up
+from ansible_collections.baremetal.llm.plugins.module_utils.tensor_totals import DtypeTotals, TensorTotals
 
 # Returns the bytes from `first` up to, not including, `end`; never fewer.
 ReadRange = Callable[[int, int], bytes]
@@ -25,6 +27,14 @@ ReadRange = Callable[[int, int], bytes]
 LONGEST_HEADER = 100_000_000
 # Nearly every header is shorter, so one request is enough.
 _FIRST_READ = 256 * 1024
+# A tensor takes some eight; the largest models have 100 000 tensors in all their files. What is parsed takes some 40
+# bytes of memory for each, so that a header of the greatest length cannot take more than a few hundred MB.
+_MOST_VALUES = 4_000_000
+# What json.loads would drop without a word, or take long for; looked for as bytes, since a call of Python for each
+# tensor takes half of all the time. Either may be harmless: then the slow way finds out.
+_SPACED_QUOTE = re.compile(rb'"[ \t\r\n]')
+_LONG_NUMBER = re.compile(rb"[0-9]{20}")
+_INTEGERS_ARE_LIMITED = hasattr(sys, "get_int_max_str_digits")
 # Bits of one element. The sub-byte types are stored packed.
 _BITS = {
     "BOOL": 8,
@@ -56,6 +66,15 @@ class HeaderError(ValueError):
     """A file that cannot be what its name says; the text says why."""
 
 
+class TensorEntry(NamedTuple):
+    """One tensor of a file of weights. The shape is as the file has it: GGUF begins with the innermost dimension."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    bytes: int
+
+
 @dataclass(frozen=True)
 class WeightsHeader:
     """What the header of a file of weights tells."""
@@ -64,6 +83,8 @@ class WeightsHeader:
     names: frozenset[str]
     # Of a GGUF file: the facts about the model that it carries.
     facts: Mapping[str, Any] = field(default_factory=dict)
+    # In the order of their names' appearance.
+    tensors: tuple[TensorEntry, ...] = ()
 
 
 def read_safetensors_header(read: ReadRange, size: int) -> WeightsHeader:
@@ -77,49 +98,95 @@ def read_safetensors_header(read: ReadRange, size: int) -> WeightsHeader:
     text = start[8 : 8 + length]
     if len(text) < length:
         text += read(len(start), 8 + length)
-    try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates)
-    except (ValueError, RecursionError) as error:
-        raise HeaderError("its header is not that of a safetensors file") from error
-    if not isinstance(header, dict):
-        raise HeaderError("its header is not that of a safetensors file")
+    header = _parse(text)
     header.pop("__metadata__", None)
-    spans, parts = [], []
+    spans: list[tuple[int, int, str]] = []
+    tensors: list[TensorEntry] = []
+    sums: dict[str, list[int]] = {}
     for name, entry in header.items():
-        dtype, totals, first, end = _tensor(name, entry)
+        tensor, first, end, parameters = _tensor(name, entry)
         spans.append((first, end, name))
-        parts.append((dtype, totals))
+        tensors.append(tensor)
+        totals = sums.get(tensor.dtype)
+        if totals is None:
+            totals = sums[tensor.dtype] = [0, 0, 0]
+        totals[0] += 1
+        totals[1] += parameters
+        totals[2] += end - first
+    spans.sort()
     reached = 0
-    for first, end, name in sorted(spans):
+    for first, end, name in spans:
         if first != reached:
             kind = "overlaps another one" if first < reached else "leaves a gap before it"
             raise HeaderError(f"the tensor {_short(name)} {kind} (from byte {first}, expected {reached})")
         reached = end
     if reached != size - 8 - length:
         raise HeaderError(f"its tensors end at byte {reached + 8 + length}, the file at {size}")
-    return WeightsHeader(add_up(parts), frozenset(header))
+    dtypes = tuple(sorted((dtype, DtypeTotals(*parts)) for dtype, parts in sums.items()))
+    return WeightsHeader(TensorTotals(dtypes), frozenset(header), tensors=tuple(tensors))
 
 
-def _tensor(name: str, entry: object) -> tuple[str, DtypeTotals, int, int]:
+def _parse(text: bytes) -> dict[str, Any]:
+    values = text.count(b",")
+    if values > _MOST_VALUES:
+        raise HeaderError(f"its header has {values} values")
+    try:
+        if not _INTEGERS_ARE_LIMITED and _LONG_NUMBER.search(text):
+            return _mapping(json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates, parse_int=_integer))
+        header = _mapping(json.loads(text.decode("utf-8")))
+        # Without a backslash no text can hold a quotation mark, so `":` ends a name, or begins a text with a colon:
+        # where there are as many as names were kept, none was dropped.
+        if (
+            text.count(b'":') != len(header) + sum(len(entry) for entry in header.values() if type(entry) is dict)
+            or b"\\" in text
+            or _SPACED_QUOTE.search(text)
+        ):
+            return _mapping(json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates))
+    except (ValueError, RecursionError, MemoryError) as error:
+        raise HeaderError("its header is not that of a safetensors file") from error
+    return header
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("not a mapping")
+    return value
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > 20:
+        raise ValueError("a number of more than 64 bits")
+    return int(digits)
+
+
+def _tensor(name: str, entry: object) -> tuple[TensorEntry, int, int, int]:
+    """The tensor, where it begins and ends, and how many elements it has."""
     try:
         dtype, shape, (first, end) = entry["dtype"], entry["shape"], entry["data_offsets"]  # type: ignore[index]
     except (KeyError, TypeError, ValueError) as error:
         raise HeaderError(f"the tensor {_short(name)} lacks dtype, shape or data_offsets") from error
-    numbers = [*shape, first, end] if isinstance(shape, list) else [None]
-    if not isinstance(dtype, str) or any(
-        isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < 2**63 for number in numbers
+    # Not isinstance: for JSON's true and false are of a subclass of int.
+    if (
+        type(dtype) is not str
+        or type(shape) is not list
+        or type(first) is not int
+        or type(end) is not int
+        or not 0 <= first < 1 << 63
+        or not 0 <= end < 1 << 63
     ):
         raise HeaderError(f"the tensor {_short(name)} has no proper dtype, shape or data_offsets")
     parameters = 1
     for number in shape:
+        if type(number) is not int or not 0 <= number < 1 << 63:
+            raise HeaderError(f"the tensor {_short(name)} has no proper dtype, shape or data_offsets")
         parameters *= number
-        if parameters >= 2**63:
+        if parameters >= 1 << 63:
             raise HeaderError(f"the tensor {_short(name)} has an absurd shape")
     # A data type that came after this table is counted as it says.
     bits = _BITS.get(dtype)
     if end < first or (bits is not None and parameters * bits != (end - first) * 8):
         raise HeaderError(f"the tensor {_short(name)} has {end - first} bytes, which its shape and {dtype} contradict")
-    return dtype, DtypeTotals(1, parameters, end - first), first, end
+    return TensorEntry(name, dtype, tuple(shape), end - first), first, end, parameters
 
 
 def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
