@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Callable
 from urllib.parse import urlsplit
 
+from ansible_collections.baremetal.llm.plugins.module_utils import deployment_size
 from ansible_collections.baremetal.llm.plugins.module_utils.lock import DEFAULT_ROOT, Lock, LockError, read_lock
 
 GPU_GROUP = "gpu_hosts"
@@ -122,8 +123,13 @@ def engine_deployments(
     hostvars: Mapping[str, HostVariables],
     root: str = DEFAULT_ROOT,
     reader: LockReader = read_lock,
+    planned: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> list[dict[str, Any]]:
-    """What the role of *engine* runs on *host*."""
+    """What the role of *engine* runs on *host*.
+
+    *planned*: by the name of a deployment, the engine options that its plan chose on this host. They fill what the site
+    left open: what stands in `engine_options` always wins, and then what follows from the site's own keys.
+    """
     return [
         {
             "name": item["name"],
@@ -131,8 +137,12 @@ def engine_deployments(
             "served_model_name": served_model_name(item),
             "listen_address": listen_address(host, groups, hostvars),
             "port": int(item["port"]),
-            "engine_options": dict(item.get("engine_options") or {}),
-            "environment": dict(item.get("environment") or {}),
+            "engine_options": {
+                **((planned or {}).get(str(item["name"])) or {}),
+                **deployment_size.site_options(item),
+                **(item.get("engine_options") or {}),
+            },
+            "environment": {**deployment_size.site_environment(item), **(item.get("environment") or {})},
         }
         for item in deployments_on(deployments, host, groups)
         if item.get("engine") == engine
@@ -144,16 +154,13 @@ def gpu_engines(
 ) -> list[dict[str, Any]]:
     """What the engines on *host* need of its GPUs, as `gpu_parity` takes it; *versions* has each engine's version.
 
-    The GPUs of one replica are the product of its parallel sizes; a host needs at least those of its largest replica.
+    The GPUs of one replica are the product of its parallel sizes; a host needs at least those of its largest replica,
+    and every one that a deployment names.
     """
     needed: dict[str, int] = {}
     for item in deployments_on(deployments, host, groups):
-        options = item.get("engine_options") or {}
-        gpus = 1
-        for name in ("tensor_parallel_size", "pipeline_parallel_size", "data_parallel_size"):
-            gpus *= int(options.get(name) or 1)
         engine = str(item.get("engine"))
-        needed[engine] = max(gpus, needed.get(engine, 0))
+        needed[engine] = max(deployment_size.gpus_spanned(item), needed.get(engine, 0))
     return [
         {"engine": engine, "version": str(versions[engine]), "gpus": gpus}
         for engine, gpus in needed.items()

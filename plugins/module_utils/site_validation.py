@@ -17,6 +17,8 @@ import stat
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ansible_collections.baremetal.llm.plugins.module_utils.deployment_size import SIZE_KEYS
+from ansible_collections.baremetal.llm.plugins.module_utils.deployment_size_validation import size_findings
 from ansible_collections.baremetal.llm.plugins.module_utils.finding import (
     Finding,
     Findings,
@@ -66,6 +68,7 @@ DEPLOYMENT_KEYS = (
     "served_model_name",
     "hosts",
     "port",
+    *SIZE_KEYS,
     "engine_options",
     "environment",
 )
@@ -344,6 +347,7 @@ class SiteChecks(Findings):
             port = self._port(path, item, hosts)
             if port is not None:
                 ports.extend((host, port, path, name) for host in hosts)
+            self.findings.extend(size_findings(path, item, hosts))
             self._engine_options(path, item, hosts)
             self._environment(path, item, hosts)
         self.names_once(named)

@@ -95,6 +95,17 @@ def test_engine_deployments_of_a_host():
     assert [(item["name"], item["model_path"]) for item in on_g2] == [("chat", "/data/org/tiny/" + "0" * 39 + "a")]
 
 
+def test_a_plan_fills_what_the_site_left_open_and_never_more():
+    planned = {"chat": {"max_model_len": 8192, "max_num_seqs": 64, "tensor_parallel_size": 2}, "other": {"seed": 1}}
+    sized = {**CHAT, "context_length": 4096, "gpus": [0, 1], "engine_options": {"max_num_seqs": 16}}
+    (engine,) = site.engine_deployments([sized], MODELS, "vllm", "g1", GROUPS, HOSTVARS, reader=read, planned=planned)
+    assert engine["engine_options"] == {"max_model_len": 4096, "max_num_seqs": 16, "tensor_parallel_size": 2}
+    assert engine["environment"] == {"CUDA_VISIBLE_DEVICES": "0,1", "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+    # Nothing is guessed where nothing was planned.
+    (engine,) = site.engine_deployments([sized], MODELS, "vllm", "g1", GROUPS, HOSTVARS, reader=read)
+    assert engine["engine_options"] == {"max_model_len": 4096, "max_num_seqs": 16}
+
+
 def test_engine_deployments_of_another_engine_or_host_are_left_out():
     assert site.engine_deployments([CHAT], MODELS, "ollama", "g1", GROUPS, HOSTVARS, reader=read) == []
     assert site.engine_deployments([CHAT], MODELS, "vllm", "lone", GROUPS, HOSTVARS, reader=read) == []
@@ -236,6 +247,9 @@ def test_gpu_engines_of_a_host_count_the_gpus_of_the_largest_replica():
     assert site.gpu_engines([CHAT, wide], {"vllm": "0.33.0"}, "g1", GROUPS) == [
         {"engine": "vllm", "version": "0.33.0", "gpus": 6}
     ]
+    # A host must have the GPUs that are named, too.
+    named = {**CHAT, "gpus": [2, 7]}
+    assert site.gpu_engines([named], {"vllm": "0.33.0"}, "g1", GROUPS)[0]["gpus"] == 8
     # Without a version there is nothing to look up, and nothing runs on other hosts.
     assert site.gpu_engines([CHAT], {"vllm": ""}, "g1", GROUPS) == []
     assert site.gpu_engines([CHAT, wide], {"vllm": "0.33.0"}, "w1", GROUPS) == []

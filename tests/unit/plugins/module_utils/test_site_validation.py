@@ -460,6 +460,77 @@ CASES = {
         GPUS,
         ["llm_engine_api_key"],
     ),
+    "context is a text": (
+        at("deployments", 1, context_length="32k"),
+        "value-type",
+        "llm_deployments[1].context_length",
+        ["gpu-2"],
+        ["a text", "whole number of tokens"],
+    ),
+    "concurrency is a boolean": (
+        at("deployments", 1, concurrency=True),
+        "value-type",
+        "llm_deployments[1].concurrency",
+        ["gpu-2"],
+        ["a boolean"],
+    ),
+    "no context": (
+        at("deployments", 1, context_length=0),
+        "deployment-size-invalid",
+        "llm_deployments[1].context_length",
+        ["gpu-2"],
+        ["is 0", "at least 1"],
+    ),
+    "two contexts": (
+        at("deployments", 0, context_length=4096),
+        "deployment-size-contradiction",
+        "llm_deployments[0].context_length",
+        GPUS,
+        ["4096", "max_model_len"],
+    ),
+    "a context and one that the engine chooses": (
+        at("deployments", 1, context_length=4096, engine_options={"max_model_len": "auto"}),
+        "deployment-size-contradiction",
+        "llm_deployments[1].context_length",
+        ["gpu-2"],
+        ["max_model_len"],
+    ),
+    "more requests than the engine takes": (
+        at("deployments", 1, concurrency=16, engine_options={"max_num_seqs": 8}),
+        "deployment-size-contradiction",
+        "llm_deployments[1].concurrency",
+        ["gpu-2"],
+        ["16", "max_num_seqs"],
+    ),
+    "GPUs are a number": (
+        at("deployments", 1, gpus=1),
+        "value-type",
+        "llm_deployments[1].gpus",
+        ["gpu-2"],
+        ["a whole number", "a list"],
+    ),
+    "the same GPU twice": (
+        at("deployments", 1, gpus=[0, 0]),
+        "deployment-size-invalid",
+        "llm_deployments[1].gpus",
+        ["gpu-2"],
+        ["[0, 0]", "each once"],
+    ),
+    "no GPU": (at("deployments", 1, gpus=[]), "deployment-size-invalid", "llm_deployments[1].gpus", ["gpu-2"], ["[]"]),
+    "GPUs in two places": (
+        at("deployments", 1, gpus=[1], environment={"CUDA_VISIBLE_DEVICES": "0"}),
+        "deployment-size-contradiction",
+        "llm_deployments[1].gpus",
+        ["gpu-2"],
+        ["environment.CUDA_VISIBLE_DEVICES"],
+    ),
+    "fewer GPUs than it divides over": (
+        at("deployments", 1, gpus=[0, 1], engine_options={"tensor_parallel_size": 2, "pipeline_parallel_size": "2"}),
+        "deployment-size-contradiction",
+        "llm_deployments[1].gpus",
+        ["gpu-2"],
+        ["names 2", "need 4"],
+    ),
     "options are a list": (
         at("deployments", 0, engine_options=["--eager"]),
         "value-type",
@@ -997,7 +1068,7 @@ class TestTokenOfTheHub:
         assert SECRET not in report([item])
 
 
-PARTS = ("site_validation", "host_validation", "host_validation_machine")
+PARTS = ("site_validation", "deployment_size_validation", "host_validation", "host_validation_machine")
 TELLING = ("add", "warn", "say", "_error", "_warning")
 
 
@@ -1013,9 +1084,17 @@ def codes_in_source(*parts):
     return {node.value for node in expressions if isinstance(node, ast.Constant)}
 
 
+def test_a_size_said_twice_and_alike_is_no_contradiction():
+    site = good()
+    site["deployments"][0].update(context_length=2048, concurrency=8, gpus=[2, 3])
+    site["deployments"][0]["engine_options"].update(max_model_len="2K", max_num_seqs=8, tensor_parallel_size=2)
+    assert findings(site) == []
+
+
 def test_every_code_is_tested():
     tested = {code for dummy, code, *dummy in CASES.values() if isinstance(code, str)}
-    assert codes_in_source("site_validation", "host_validation") == tested | {"hub-token-unusable", "hub-token-exposed"}
+    parts = ("site_validation", "deployment_size_validation", "host_validation")
+    assert codes_in_source(*parts) == tested | {"hub-token-unusable", "hub-token-exposed"}
 
 
 def test_every_code_of_a_machine_can_be_accepted():
