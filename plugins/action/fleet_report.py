@@ -16,12 +16,12 @@ from ansible_collections.baremetal.llm.plugins.module_utils.fleet_report import 
     Answer,
     Section,
     build,
-    collection_version,
     endpoint_section,
     publish,
     section,
 )
 from ansible_collections.baremetal.llm.plugins.module_utils.fleet_report_page import render
+from ansible_collections.baremetal.llm.plugins.module_utils.report_files import collection_version
 from ansible_collections.baremetal.llm.plugins.module_utils.site import unique
 
 COLLECTION = Path(__file__).resolve().parents[2]

@@ -11,7 +11,7 @@ import stat
 import fleet_report_sample as sample
 import pytest
 
-from ansible_collections.baremetal.llm.plugins.module_utils import fleet_report
+from ansible_collections.baremetal.llm.plugins.module_utils import fleet_report, report_files
 from ansible_collections.baremetal.llm.plugins.module_utils.fleet_report import Answer
 
 
@@ -348,7 +348,7 @@ def test_no_secret_in_any_text():
         sections=[section, endpoint],
         secrets=[secret, "short"],
     )
-    written = fleet_report.as_json(report)
+    written = report_files.as_json(report)
     assert secret not in written
     assert "sk-this" not in written
     assert written.count("(removed)") > 6
@@ -380,7 +380,7 @@ def write(tmp_path, report, draw=render, write=True, mode=0o640):
 
 
 def test_deterministic():
-    first, second = (fleet_report.as_json(sample.rich(sample.faulty(30))) for dummy in range(2))
+    first, second = (report_files.as_json(sample.rich(sample.faulty(30))) for dummy in range(2))
     assert first == second
     assert json.loads(first) == sample.rich(sample.faulty(30))
 
@@ -449,4 +449,4 @@ def test_path_must_be_a_page(tmp_path):
     ),
 )
 def test_version(manifest, galaxy, version):
-    assert fleet_report.collection_version(manifest, galaxy) == version
+    assert report_files.collection_version(manifest, galaxy) == version
