@@ -97,10 +97,10 @@ class ActionModule(ActionBase):
         return answer
 
     def _forecast(self, arguments: Mapping[str, Any], task_vars: dict[str, Any] | None) -> dict[str, Any]:
-        """What the module would do."""
+        """What the module would do, as far as one can tell without reading files: the job is to read them."""
         self._task.check_mode = True
         try:
-            return self._execute_directly(arguments, task_vars)
+            return self._execute_directly({**arguments, "read_in_check_mode": False}, task_vars)
         finally:
             self._task.check_mode = False
 

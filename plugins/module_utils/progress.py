@@ -22,6 +22,8 @@ from ansible_collections.baremetal.llm.plugins.module_utils.weights_progress imp
 # A run writes its progress once a second. A file that is older was left by one that was killed.
 STALE_SECONDS = 6
 _MARK = "baremetal-llm-job"
+# What else than fetching takes long.
+_PHASES = {"verify": "read ", "pieces": "read for the piece manifest "}
 # Text from a host must not move the cursor of the terminal it is shown on.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e]+")
 
@@ -31,7 +33,7 @@ class Answer:
     """What a host said about its job."""
 
     running: bool
-    # Of the run that fetches now; nothing before and after the transfer.
+    # Of the run that is at work now; nothing before and after that.
     progress: Mapping[str, Any] | None
 
 
@@ -89,11 +91,12 @@ def is_dead(output: str) -> bool:
 def progress_line(host: str, model: str, seconds: float, progress: Mapping[str, Any] | None) -> str:
     """The line for one host, in the form of the heartbeat's."""
     begin = f"  ... {int(seconds)} s: {host}: {_clean(model)}: "
-    if progress is None:
+    done, total = (0, 0) if progress is None else (_count(progress, "bytes_done"), _count(progress, "bytes_total"))
+    phase = _PHASES.get(str((progress or {}).get("phase")), "")
+    if progress is None or (phase and not total):
         return f"{begin}no transfer now: files are checked or published, or another run is waited for"
-    done, total = _count(progress, "bytes_done"), _count(progress, "bytes_total")
     rate, retries = _count(progress, "bytes_per_second"), _count(progress, "retries")
-    parts = [f"{size_text(done)} of {size_text(total)} ({done * 100 // total if total else 100} %)"]
+    parts = [f"{phase}{size_text(done)} of {size_text(total)} ({done * 100 // total if total else 100} %)"]
     parts.append(f"{size_text(rate)}/s" if rate else "nothing in the last seconds")
     if progress.get("seconds_left") is not None and done < total:
         parts.append(f"{_time_text(_count(progress, 'seconds_left'))} left")

@@ -11,12 +11,10 @@ A revision's folder gets its final name only when every byte in it was verified;
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -27,6 +25,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils.weights_errors impor
     TooLate,
     disk_error,
 )
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_exclusive import exclusive
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_files import (
     RECORD_NAME,
     fsync_folder,
@@ -34,7 +33,10 @@ from ansible_collections.baremetal.llm.plugins.module_utils.weights_files import
     walk,
     write_record,
 )
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_manifests import Manifests
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_pace import Transport
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_piece_files import write_pieces
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_pieces import PIECES_NAME, PiecesError
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_plan import (
     Finding,
     Outcome,
@@ -54,7 +56,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils.weights_plan import 
     work_path,
     workers,
 )
-from ansible_collections.baremetal.llm.plugins.module_utils.weights_progress import Progress
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_progress import Counter, Progress
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_segments import JOURNAL_SUFFIX
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_sources import Source
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_transfer import FileTransfer, Run
@@ -72,30 +74,68 @@ def ensure(
     """Make `<root>/<model>/<revision>` hold exactly the lock's files, or raise WeightsError and leave it as it was."""
     labels = [str(source.label) for source in sources]
     try:
-        plan = examine(lock, settings)
+        # What is to be read is read once, by the run that holds the lock, or where nothing can be written.
+        plan = examine(lock, settings, read_bytes=_reads_at_once(lock, settings, check_mode))
         if not plan.changes and not plan.rehashed:
             return Outcome(plan.target, message=f"{lock.model} at {lock.revision} is published and verified")
         check_space(lock, plan, settings)
         if check_mode:
             return forecast(lock, plan, settings, labels)
-        with _exclusive(lock, settings) as waited:
-            if waited:
-                plan = examine(lock, settings)
-                check_space(lock, plan, settings)
-            outcome = forecast(lock, plan, settings, labels)
-            outcome.bytes_fetched, outcome.sources = 0, []
-            if plan.wanted:
-                _fetch(lock, plan, sources, settings, transport, outcome)
-            if plan.content_changes or plan.rehashed:
-                _publish(lock, plan, settings)
-            _switch(lock, plan, settings)
-            _clean(lock, settings)
+        _make_folders(os.path.dirname(work_path(lock, settings)), settings)
+        with exclusive(lock, settings):
+            return _ensure(lock, sources, settings, transport, labels)
     except DiskError as error:
         raise WeightsError(f"{lock.model}: {error}; {space_text(work_path(lock, settings), settings)}") from error
     except OSError as error:
         name = f" {error.filename}" if error.filename else ""
         raise WeightsError(f"{lock.model}: the host refused to work on{name}: {error.strerror}") from error
+
+
+def _reads_at_once(lock: Lock, settings: Settings, check_mode: bool) -> bool:
+    """Whether files that the record does not vouch for are read before anything else."""
+    if check_mode:
+        return settings.read_in_check_mode
+    folder = os.path.dirname(lock.model_path(settings.root))
+    return os.path.isdir(folder) and not os.access(folder, os.W_OK)
+
+
+def _ensure(
+    lock: Lock, sources: Sequence[Source], settings: Settings, transport: Transport, labels: Sequence[str]
+) -> Outcome:
+    """The work itself, by the only run that is at it."""
+    facts = {"model": lock.model, "revision": lock.revision}
+    counter = Counter("verify", facts)
+    with Progress(progress_path(lock, settings), counter.look) as progress:
+        plan = examine(lock, settings, reads=counter.expect, read=counter.add)
+        check_space(lock, plan, settings)
+        outcome = forecast(lock, plan, settings, labels)
+        outcome.bytes_fetched, outcome.sources = 0, []
+        if not plan.changes and not plan.rehashed:
+            return outcome
+        if plan.wanted:
+            _fetch(lock, plan, sources, settings, transport, outcome, progress)
+        outcome.findings = [*_rotten(plan), *outcome.findings]
+        if plan.content_changes or plan.rehashed or plan.pieces:
+            counter = Counter("pieces", facts)
+            counter.expect(lock.total_bytes if plan.pieces else 0)
+            progress.follow(counter.look)
+            _publish(lock, plan, settings, counter)
+        _switch(lock, plan, settings)
+        _clean(lock, settings)
     return outcome
+
+
+def _rotten(plan: Plan) -> list[Finding]:
+    return [
+        Finding(
+            path,
+            "",
+            "rotten",
+            f"{plan.reasons[path]}, although nothing wrote to it since it was verified: disk, controller or memory of "
+            "this host change bytes; it was replaced",
+        )
+        for path in plan.rotten
+    ]
 
 
 # Work folder
@@ -124,85 +164,6 @@ def _set_attributes(path: str, mode: int, settings: Settings) -> None:
             follow_symlinks=False,
         )
     os.chmod(path, mode)
-
-
-@contextlib.contextmanager
-def _exclusive(lock: Lock, settings: Settings) -> Iterator[bool]:
-    """One run per model at a time; yields whether it had to wait. The kernel drops the lock of a run that was killed,
-    so a lock file that lies around means nothing."""
-    work = work_path(lock, settings)
-    _make_folders(os.path.dirname(work), settings)
-    with contextlib.suppress(FileExistsError):
-        os.mkdir(work, 0o700)
-    if os.path.islink(work):
-        raise WeightsError(f"{lock.model}: {work} is a symbolic link; remove it")
-    descriptor = os.open(os.path.join(work, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        waited = 0.0
-        while True:
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if not _is_running(_holder(descriptor)):
-                    break
-                # Some network file systems say yes to everybody.
-                fcntl.flock(descriptor, fcntl.LOCK_UN)
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP):
-                    raise
-                if error.errno not in (errno.EAGAIN, errno.EACCES) and not _is_running(_holder(descriptor)):
-                    break
-            if waited >= settings.lock_timeout_seconds:
-                holder = _holder(descriptor).partition(" ")[0] or "unknown"
-                raise WeightsError(
-                    f"{lock.model}: another run (process {holder}) has been fetching this model for {waited:.0f} s; "
-                    "wait for it or stop it"
-                )
-            settings.sleep(1.0)
-            waited += 1.0
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, _myself().encode(), 0)
-        try:
-            yield waited > 0
-        finally:
-            with contextlib.suppress(OSError):
-                os.ftruncate(descriptor, 0)
-    finally:
-        os.close(descriptor)
-
-
-def _myself() -> str:
-    """This process, in words that no other one has: number, start time, boot of the host."""
-    return f"{os.getpid()} {_start_of(os.getpid())} {_boot()}\n"
-
-
-def _holder(descriptor: int) -> str:
-    return os.pread(descriptor, 128, 0).decode("ascii", "replace").strip()
-
-
-def _is_running(holder: str) -> bool:
-    """Whether another process of this host says in the lock file that it is at work, and lives."""
-    words = holder.split()
-    if len(words) != 3 or not words[0].isdigit() or int(words[0]) == os.getpid() or words[2] != _boot():
-        return False
-    return words[1] != "0" and _start_of(int(words[0])) == words[1]
-
-
-def _start_of(process: int) -> str:
-    try:
-        with open(f"/proc/{process}/stat", encoding="utf-8", errors="replace") as stream:
-            fields = stream.read().rpartition(")")[2].split()
-    except OSError:
-        return "0"
-    # A process that ended and was not fetched yet (a zombie) holds nothing.
-    return "0" if fields[0] == "Z" else fields[19]
-
-
-def _boot() -> str:
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as stream:
-            return stream.read().strip()
-    except OSError:
-        return "-"
 
 
 def _recover(lock: Lock, plan: Plan, settings: Settings) -> None:
@@ -239,14 +200,28 @@ def _newest(folder: str) -> float:
 
 
 def _fetch(
-    lock: Lock, plan: Plan, sources: Sequence[Source], settings: Settings, transport: Transport, outcome: Outcome
+    lock: Lock,
+    plan: Plan,
+    sources: Sequence[Source],
+    settings: Settings,
+    transport: Transport,
+    outcome: Outcome,
+    progress: Progress,
 ) -> None:
     """Bring every wanted file into its part, or raise with everything that is wrong."""
     _recover(lock, plan, settings)
-    run = Run(sources, transport)
+    run = Run(sources, transport, Manifests(lock.files, plan.target))
     # The largest first, so that no long one is left alone at the end.
     files = sorted(plan.wanted, key=lambda file: -file.size)
-    transfers = [FileTransfer(run, file, part_path(lock, file, settings)) for file in files]
+    transfers = [
+        FileTransfer(
+            run,
+            file,
+            part_path(lock, file, settings),
+            os.path.join(plan.target, file.path) if file.path in plan.damaged else "",
+        )
+        for file in files
+    ]
     late = False
 
     def one(transfer: FileTransfer) -> bool:
@@ -258,21 +233,22 @@ def _fetch(
             run.stop()
             raise
 
-    with Progress(progress_path(lock, settings), lambda: _look(lock, run, transfers)):
-        try:
-            with ThreadPoolExecutor(workers(settings)) as pool:
-                try:
-                    results = list(pool.map(one, transfers))
-                except BaseException:
-                    run.stop()
-                    raise
-        except TooLate:
-            late = True
-            results = [transfer.done for transfer in transfers]
-        except OSError as error:
-            raise disk_error(error, part_path(lock, files[0], settings)) from error
-        finally:
-            run.client.abort()
+    progress.follow(lambda: _look(lock, run, transfers))
+    try:
+        with ThreadPoolExecutor(workers(settings)) as pool:
+            try:
+                results = list(pool.map(one, transfers))
+            except BaseException:
+                run.stop()
+                raise
+    except TooLate:
+        late = True
+        results = [transfer.done for transfer in transfers]
+    except OSError as error:
+        raise disk_error(error, part_path(lock, files[0], settings)) from error
+    finally:
+        run.client.abort()
+    _note_damage(transfers, outcome)
     outcome.seconds = round(transport.clock() - run.began, 3)
     outcome.bytes_fetched = run.received
     outcome.retries = run.retries
@@ -321,14 +297,28 @@ def _fetch(
         )
 
 
+def _note_damage(transfers: Sequence[FileTransfer], outcome: Outcome) -> None:
+    """Of files that were damaged, only what was damaged had to come."""
+    by_path = {transfer.file.path: transfer for transfer in transfers if transfer.damage}
+    for entry in outcome.files:
+        transfer = by_path.get(entry["path"])
+        if transfer is not None:
+            entry["bytes"] = transfer.file.size - transfer.kept
+            if transfer.damage not in entry["reason"]:
+                entry["reason"] += f", damaged in {transfer.damage}"
+
+
 def _look(lock: Lock, run: Run, transfers: Sequence[FileTransfer]) -> dict[str, Any]:
     """How far the run is, for those who watch."""
     active = [transfer for transfer in transfers if transfer.active]
     return {
+        "phase": "fetch",
         "model": lock.model,
         "revision": lock.revision,
         "bytes_total": sum(transfer.file.size for transfer in transfers),
         "bytes_done": sum(transfer.have for transfer in transfers),
+        # What an earlier run left is there at once, and says nothing about the network.
+        "bytes_moved": run.received,
         "files_total": len(transfers),
         "files_done": sum(transfer.done for transfer in transfers),
         "files": [
@@ -349,8 +339,8 @@ def _look(lock: Lock, run: Run, transfers: Sequence[FileTransfer]) -> dict[str, 
 # Publishing
 
 
-def _publish(lock: Lock, plan: Plan, settings: Settings) -> None:
-    """Let the verified files appear under their final names."""
+def _publish(lock: Lock, plan: Plan, settings: Settings, counter: Counter) -> None:
+    """Let the verified files appear under their final names, with the digests of their pieces if they are wanted."""
     folder = plan.target if plan.exists else tree_path(lock, settings)
     if not plan.exists:
         os.makedirs(folder, mode=0o700)
@@ -387,9 +377,29 @@ def _publish(lock: Lock, plan: Plan, settings: Settings) -> None:
     }
     write_record(folder, lock.model, lock.revision, states, settings.file_mode)
     _set_attributes(os.path.join(folder, RECORD_NAME), settings.file_mode, settings)
+    if plan.pieces:
+        _write_pieces(lock, folder, settings, counter)
     if not plan.exists:
         os.rename(folder, plan.target)
         fsync_folder(os.path.dirname(plan.target))
+
+
+def _write_pieces(lock: Lock, folder: str, settings: Settings, counter: Counter) -> None:
+    files = {file.path: file for file in lock.files}
+    try:
+        write_pieces(
+            folder,
+            lock.model,
+            lock.revision,
+            files,
+            settings.piece_bytes,
+            workers(settings),
+            settings.file_mode,
+            counter.add,
+        )
+    except PiecesError as error:
+        raise WeightsError(f"{lock.model} at {lock.revision}: {error}; run again with verify: full") from error
+    _set_attributes(os.path.join(folder, PIECES_NAME), settings.file_mode, settings)
 
 
 def _switch(lock: Lock, plan: Plan, settings: Settings) -> None:

@@ -14,9 +14,8 @@ import re
 import stat
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 # Measured: 1 MiB reads are twice as fast as 64 KiB, and larger ones gain nothing.
 CHUNK = 1024 * 1024
@@ -25,20 +24,17 @@ RECORD_VERSION = 1
 _HEADER_LIMIT = 100_000_000
 
 
-def hash_file(path: str, digest: Any | None = None, limit: int | None = None) -> str:
-    """The SHA-256 of a file (or of its first `limit` bytes, fed into `digest`)."""
-    digest = hashlib.sha256() if digest is None else digest
+def hash_file(path: str, read: Callable[[int], None] = lambda count: None) -> str:
+    """The SHA-256 of a file. `read` is told of bytes as they are read."""
+    digest = hashlib.sha256()
     buffer = memoryview(bytearray(CHUNK))
-    left = limit
     with open(path, "rb", buffering=0) as stream:
-        while left is None or left > 0:
-            count = stream.readinto(buffer if left is None else buffer[: min(left, CHUNK)])
+        while True:
+            count = stream.readinto(buffer)
             if not count:
-                break
+                return digest.hexdigest()
             digest.update(buffer[:count])
-            if left is not None:
-                left -= count
-    return str(digest.hexdigest())
+            read(count)
 
 
 def write_atomically(path: str, content: bytes, mode: int) -> None:

@@ -15,11 +15,14 @@ import os
 import threading
 import time
 import zlib
+from collections.abc import Callable
 
 from ansible_collections.baremetal.llm.plugins.module_utils.lock import LockFile
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_errors import disk_error
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_files import file_system
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_hash import JOURNAL_SECONDS, RING, Buffers, Hasher
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_piece_files import piece_is_right
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_pieces import FilePieces
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_segments import MIB, Journal, Segments, read_claims
 
 # Where the kernel reserves space at once. Elsewhere the C library would write every block instead.
@@ -149,6 +152,55 @@ class Stretch:
         if self._first < self._position:
             self._part.written(self._first, self._position, self._crc)
         self._first, self._crc, self._began = self._position, 0, time.monotonic()
+
+
+def keep_pieces(
+    path: str, file: LockFile, pieces: FilePieces, origin: str, look: Callable[[], None] = lambda: None
+) -> list[int]:
+    """Let the part at `path` be the pieces of the file `origin` that are right, and return the numbers of the others.
+
+    `origin` may be the part itself. The next Part at this path goes on from there, as from what a killed run left: a
+    piece is a stretch of its journal. `look` is called between pieces and may raise.
+    """
+    journal = Journal(path, file)
+    source = target = -1
+    bad = []
+    try:
+        journal.discard()
+        if origin != path:
+            unlink(path)
+        target = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        source = os.open(origin, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        journal.open()
+        for number in range(len(pieces.digests)):
+            look()
+            crc32 = _take_piece(source, -1 if origin == path else target, pieces, number)
+            if crc32 is None:
+                bad.append(number)
+            else:
+                journal.segment(*pieces.range_of(number), crc32)
+    except OSError as error:
+        raise disk_error(error, path) from error
+    finally:
+        journal.close()
+        for descriptor in (source, target):
+            if descriptor >= 0:
+                os.close(descriptor)
+    return bad
+
+
+def _take_piece(source: int, target: int, pieces: FilePieces, number: int) -> int | None:
+    """The CRC-32 of a piece if it is right, nothing if not; copied on the way if there is a target."""
+    crc32 = 0
+
+    def take(view: memoryview, offset: int) -> None:
+        nonlocal crc32
+        crc32 = zlib.crc32(view, crc32)
+        while view and target >= 0:
+            count = os.pwrite(target, view, offset)
+            view, offset = view[count:], offset + count
+
+    return crc32 if piece_is_right(source, pieces, number, take=take) else None
 
 
 def unlink(path: str) -> None:

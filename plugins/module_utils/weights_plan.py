@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import grp
 import hashlib
@@ -29,16 +30,31 @@ from ansible_collections.baremetal.llm.plugins.module_utils.weights_files import
     read_record,
     walk,
 )
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_piece_files import (
+    damaged_pieces,
+    ignore,
+    pieces_are_written,
+    read_pieces,
+)
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_pieces import PIECES_NAME, FilePieces, PiecesError
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_progress import PROGRESS_NAME
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_segments import GIB, kept_bytes
 
 WORK_NAME = ".fetch"
+# What the collection itself writes into the folder of a revision.
+OWN_NAMES = frozenset({RECORD_NAME, PIECES_NAME})
+NOT_VERIFIED = "not verified"
+# What a disk, or a file system that keeps checksums, says of bytes that it cannot give back.
+_LOST = frozenset({errno.EIO, errno.EBADMSG, errno.EUCLEAN})
 _SHARED = re.compile(r"nfs4?|cifs|smb3|lustre|gpfs|ceph|9p|glusterfs|beegfs|ocfs2|gfs2|afs|fuse(\..*)?")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a model is kept on a host. None leaves ownership as it is, and keeps all revisions."""
+    """How a model is kept on a host. None leaves ownership as it is, and keeps all revisions.
+
+    `piece_bytes` is the length of the pieces in the piece manifest of the folder; 0 lets it be as it is.
+    """
 
     root: str = DEFAULT_ROOT
     uid: int | None = None
@@ -46,9 +62,13 @@ class Settings:
     file_mode: int = 0o644
     folder_mode: int = 0o755
     verify: str = "record"
+    # Without, files that the record does not vouch for count as to be fetched in check mode.
+    read_in_check_mode: bool = True
     reserve_bytes: int = GIB
     parallel_files: int = 0
+    # Without any progress of the run that is waited for.
     lock_timeout_seconds: float = 3600.0
+    piece_bytes: int = 0
     link: str = ""
     keep_revisions: int | None = None
     statvfs: Callable[[str], Any] = os.statvfs
@@ -93,6 +113,11 @@ class Plan:
     extras: list[str] = field(default_factory=list)
     attributes: list[str] = field(default_factory=list)
     rehashed: list[str] = field(default_factory=list)
+    # Of files that are there and wrong: how many bytes of them are, if a piece manifest says so. Otherwise all are.
+    damaged: dict[str, int] = field(default_factory=dict)
+    # Files whose bytes are others than were verified although nobody wrote to them.
+    rotten: list[str] = field(default_factory=list)
+    pieces: bool = False
     link: str = ""
     outdated: list[str] = field(default_factory=list)
 
@@ -102,7 +127,7 @@ class Plan:
 
     @property
     def changes(self) -> bool:
-        return bool(self.content_changes or self.link or self.outdated)
+        return bool(self.content_changes or self.pieces or self.link or self.outdated)
 
 
 @dataclass
@@ -141,10 +166,17 @@ def resolve_group(name: str) -> int:
         raise ValueError(f"group: this host has no group {name!r}") from error
 
 
-def examine(lock: Lock, settings: Settings, read_bytes: bool = True) -> Plan:
+def examine(
+    lock: Lock,
+    settings: Settings,
+    read_bytes: bool = True,
+    reads: Callable[[int], None] = ignore,
+    read: Callable[[int], None] = ignore,
+) -> Plan:
     """Compare what is published with the lock. Files that the record vouches for are only asked for their status.
 
-    With `read_bytes` false nothing is hashed and whatever the record does not vouch for counts as wanted.
+    With `read_bytes` false nothing is hashed and whatever the record does not vouch for counts as wanted. Otherwise
+    `reads` is told how many bytes will be read, and `read` of those that were.
     """
     target = lock.model_path(settings.root)
     _refuse_links(lock, settings.root)
@@ -168,13 +200,16 @@ def examine(lock: Lock, settings: Settings, read_bytes: bool = True) -> Plan:
             plan.reasons[file.path] = "not a regular file"
         elif status.st_size != file.size:
             plan.reasons[file.path] = f"has {status.st_size} bytes instead of {file.size}"
+            plan.damaged[file.path] = file.size
         elif known is not None and known.sha256 == file.sha256 and known.matches(status) and settings.verify != "full":
             plan.good[file.path] = known
         elif read_bytes:
             doubtful.append(file)
         else:
-            plan.reasons[file.path] = "not verified"
-    for file, digest in zip(doubtful, _hash_all([os.path.join(target, file.path) for file in doubtful], settings)):
+            plan.reasons[file.path] = NOT_VERIFIED
+    reads(sum(file.size for file in doubtful))
+    places = [os.path.join(target, file.path) for file in doubtful]
+    for file, digest in zip(doubtful, _hash_all(places, settings, read)):
         if digest == file.sha256:
             # The status from before the hash: a write during the hash makes the next run look again.
             status = statuses[file.path]
@@ -184,17 +219,39 @@ def examine(lock: Lock, settings: Settings, read_bytes: bool = True) -> Plan:
             if record.get(file.path) != plan.good[file.path]:
                 plan.rehashed.append(file.path)
         else:
-            plan.reasons[file.path] = f"has the SHA-256 {digest} instead of {file.sha256}"
+            found = f"has the SHA-256 {digest} instead of {file.sha256}"
+            plan.reasons[file.path] = found if digest else "cannot be read: the disk has lost some of it"
+            plan.damaged[file.path] = file.size
+            known = record.get(file.path)
+            if known is not None and known.sha256 == file.sha256 and known.matches(statuses[file.path]):
+                plan.rotten.append(file.path)
+    if read_bytes and plan.damaged:
+        _locate(lock, plan, settings)
+    plan.pieces = bool(settings.piece_bytes) and not pieces_are_written(
+        target, {file.path: file for file in lock.files}, settings.piece_bytes
+    )
     plan.wanted = [file for file in lock.files if file.path in plan.reasons]
     paths = {file.path for file in lock.files}
     for path, status in statuses.items():
-        if path in paths or path == RECORD_NAME or (path in folders and stat.S_ISDIR(status.st_mode)):
+        if path in paths or path in OWN_NAMES or (path in folders and stat.S_ISDIR(status.st_mode)):
             if (path in plan.good or path in folders) and not _attributes_are_right(status, settings):
                 plan.attributes.append(path)
         elif not any(parent in plan.extras or parent in paths for parent in parents_of(path)):
             plan.extras.append(path)
     _examine_revisions(lock, plan, settings)
     return plan
+
+
+def _locate(lock: Lock, plan: Plan, settings: Settings) -> None:
+    """Which pieces of the damaged files are wrong, if the folder has a manifest."""
+    known: dict[str, FilePieces] = {}
+    with contextlib.suppress(PiecesError):
+        known = read_pieces(plan.target, {file.path: file for file in lock.files})
+    for path in sorted(plan.damaged.keys() & known.keys()):
+        pieces = known[path]
+        bad = damaged_pieces(os.path.join(plan.target, path), pieces, workers(settings))
+        plan.damaged[path] = sum(end - first for first, end in pieces.ranges_of(bad))
+        plan.reasons[path] += f", damaged in {pieces.describe(bad)}"
 
 
 def _examine_revisions(lock: Lock, plan: Plan, settings: Settings) -> None:
@@ -262,19 +319,30 @@ def workers(settings: Settings) -> int:
     return settings.parallel_files or min(4, max(2, (os.cpu_count() or 2) // 2))
 
 
-def _hash_all(paths: Sequence[str], settings: Settings) -> list[str]:
+def _hash_all(paths: Sequence[str], settings: Settings, read: Callable[[int], None]) -> list[str]:
+    """The SHA-256 of each file; nothing for one that the disk cannot give back."""
+
+    def one(path: str) -> str:
+        try:
+            return hash_file(path, read)
+        except OSError as error:
+            if error.errno in _LOST:
+                return ""
+            raise
+
     if not paths:
         return []
     # hashlib releases the interpreter lock, so threads do hash at the same time.
     with ThreadPoolExecutor(workers(settings)) as pool:
-        return list(pool.map(hash_file, paths))
+        return list(pool.map(one, paths))
 
 
 def forecast(lock: Lock, plan: Plan, settings: Settings, sources: Sequence[str] = ()) -> Outcome:
     """What a run does, in numbers and as a diff. `sources` are the labels of those that would be asked, in order."""
     outcome = Outcome(plan.target, changed=plan.changes, files_fetched=len(plan.wanted))
     for file in plan.wanted:
-        missing = file.size - kept_bytes(part_path(lock, file, settings), file)
+        kept = kept_bytes(part_path(lock, file, settings), file)
+        missing = file.size - kept if kept else plan.damaged.get(file.path, file.size)
         outcome.bytes_fetched += missing
         outcome.files.append(
             {"path": file.path, "size": file.size, "bytes": missing, "reason": plan.reasons[file.path]}
@@ -297,6 +365,8 @@ def forecast(lock: Lock, plan: Plan, settings: Settings, sources: Sequence[str] 
         acts.append(f"remove {len(plan.extras)} that are not in the lock")
     if plan.attributes:
         acts.append(f"set owner and mode of {len(plan.attributes)}")
+    if plan.pieces:
+        acts.append(f"write down the digests of pieces of {_size_text(settings.piece_bytes)}")
     if plan.link:
         acts.append(f"let {plan.link} lead to it")
     if plan.outdated:
@@ -334,9 +404,11 @@ def space_text(path: str, settings: Settings) -> str:
 
 
 def check_space(lock: Lock, plan: Plan, settings: Settings) -> None:
-    """Refuse before the first byte is written."""
+    """Refuse before the first byte is written. Files that only have to be read need no room."""
     need = 0
     for file in plan.wanted:
+        if plan.reasons[file.path] == NOT_VERIFIED:
+            continue
         with contextlib.suppress(OSError):
             need -= min(file.size, os.stat(part_path(lock, file, settings)).st_blocks * 512)
         need += file.size

@@ -6,20 +6,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import http.client
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 from ansible_collections.baremetal.llm.plugins.module_utils.lock import Lock, LockError, LockFile
-from ansible_collections.baremetal.llm.plugins.module_utils.weights_errors import SourceError
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_errors import Retry, SourceError
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_http import HttpAccess, HttpClient, cut
 
 HUB_ENDPOINT = "https://huggingface.co"
+# A small file that takes longer costs more than it can save.
+_SMALL_FILE_SECONDS = 60.0
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
@@ -92,6 +97,16 @@ class FolderSource:
     def access(self, file: LockFile, client: HttpClient) -> FolderAccess:
         return FolderAccess(os.path.join(self.path, *file.path.split("/")), file.size)
 
+    def small_file(self, name: str, limit: int, client: HttpClient) -> bytes | None:
+        """The content of a small file beside the others; nothing if there is none. Up to a byte more than `limit`."""
+        path = os.path.join(self.path, name)
+        try:
+            access = FolderAccess(path, os.stat(path).st_size)
+            with contextlib.closing(access.open(0, limit + 1)) as stream:
+                return _read_all(stream.readinto, limit)
+        except (OSError, SourceError):
+            return None
+
 
 @dataclass
 class HttpSource:
@@ -110,6 +125,32 @@ class HttpSource:
         secrets = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         url = (lambda: self.url_of(file)) if self.signed else self.url_of(file)
         return HttpAccess(client, url, file.size, secrets, file.path)
+
+    def small_file(self, name: str, limit: int, client: HttpClient) -> bytes | None:
+        """As of a folder. It is asked for once: whoever wants it can do without."""
+        secrets = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        try:
+            answer = client.follow(self.url_of(LockFile(name, 0, "")), {}, secrets)
+            try:
+                return _read_all(answer.stream.readinto, limit) if answer.status == 200 else None
+            finally:
+                answer.stream.abort()
+        except (OSError, http.client.HTTPException, SourceError, Retry):
+            return None
+
+
+def _read_all(readinto: Callable[[memoryview], int], limit: int) -> bytes | None:
+    """Everything, up to a byte more than `limit`; nothing if it takes too long or breaks off."""
+    content, buffer = bytearray(), memoryview(bytearray(64 * 1024))
+    began = time.monotonic()
+    while len(content) <= limit:
+        count = readinto(buffer)
+        if not count:
+            break
+        content += buffer[:count]
+        if time.monotonic() - began > _SMALL_FILE_SECONDS:
+            return None
+    return bytes(content[: limit + 1])
 
 
 Source = Any  # FolderSource or HttpSource: label, check() and access(); a Protocol would say no more

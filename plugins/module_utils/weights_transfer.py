@@ -19,21 +19,30 @@ from ansible_collections.baremetal.llm.plugins.module_utils.weights_errors impor
 )
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_files import structure_problem
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_http import HttpClient
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_manifests import Manifests
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_pace import Line, Transport
-from ansible_collections.baremetal.llm.plugins.module_utils.weights_part import Part, unlink
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_part import Part, keep_pieces, unlink
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_pieces import FilePieces
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_plan import Finding
-from ansible_collections.baremetal.llm.plugins.module_utils.weights_segments import JOURNAL_SUFFIX, segment_bytes_of
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_segments import (
+    JOURNAL_SUFFIX,
+    read_claims,
+    segment_bytes_of,
+)
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_team import TICK_SECONDS, Team
 
 _MOST_RESTARTS = 3
+# Where bytes of a part can come from, beside the sources.
 _EARLIER = "an earlier run"
+_PIECES = "pieces that are right"
 
 
 class Run:
     """What all files of one run share."""
 
-    def __init__(self, sources: Sequence[Any], transport: Transport) -> None:
+    def __init__(self, sources: Sequence[Any], transport: Transport, manifests: Manifests | None = None) -> None:
         self.transport = transport
+        self.manifests = manifests or Manifests(())
         self.client = HttpClient(transport.ca_file, transport.idle_seconds)
         self.stopped = threading.Event()
         self.findings: list[Finding] = []
@@ -54,6 +63,10 @@ class Run:
                 team.stopping.set()
         self.client.abort()
 
+    def pieces_of(self, file: LockFile) -> tuple[FilePieces, str] | None:
+        """The pieces of a file and whose manifest says so, if anybody's does."""
+        return self.manifests.find(file, self.lines, self.client, self.findings.append)
+
     @property
     def late(self) -> bool:
         limit = self.transport.deadline_seconds
@@ -73,9 +86,9 @@ def finding_of(path: str, label: str, error: SourceError) -> Finding:
 
 
 class FileTransfer:
-    """One file of one run."""
+    """One file of one run. `damaged` is where it is published, but not right."""
 
-    def __init__(self, run: Run, file: LockFile, path: str) -> None:
+    def __init__(self, run: Run, file: LockFile, path: str, damaged: str = "") -> None:
         self.run = run
         self.file = file
         self.path = path
@@ -86,6 +99,14 @@ class FileTransfer:
         self.part: Part | None = None
         self.active = False
         self.done = False
+        # What of the published file was wrong, and how many bytes of it were right.
+        self.damage = ""
+        self.kept = 0
+        # By source: where what it delivered was wrong.
+        self._places: dict[str, str] = {}
+        self._damaged = damaged
+        self._mended = False
+        self._without_pieces = False
         self._segment_bytes = run.transport.segment_bytes or segment_bytes_of(file.size)
 
     @property
@@ -99,7 +120,10 @@ class FileTransfer:
             raise Stopped
         self.active = True
         try:
+            salvaged = bool(self._damaged) and self._salvage()
             self._open()
+            if salvaged:
+                self.origins = {_PIECES}
             if not self._complete_already() and not self._from_any_source():
                 return False
             part = self.opened
@@ -142,6 +166,44 @@ class FileTransfer:
         self.opened.discard()
         self._open()
 
+    def _salvage(self) -> bool:
+        """Take over what is right of a published file, if a manifest knows its pieces. The file itself is left alone:
+        a process that has it open keeps it."""
+        if read_claims(self.path, self.file):
+            return False
+        found = self.run.pieces_of(self.file)
+        if found is None:
+            return False
+        pieces, dummy = found
+        bad = keep_pieces(self.path, self.file, pieces, self._damaged, self._look)
+        self.damage = pieces.describe(bad)
+        self.kept = self.file.size - sum(end - first for first, end in pieces.ranges_of(bad))
+        return self.kept > 0
+
+    def _look(self) -> None:
+        if self.run.stopped.is_set():
+            raise Stopped
+
+    def _mend(self) -> str:
+        """After a wrong digest: keep the pieces of the part that are right, and say which were not. Without a manifest,
+        or with one that is of no use, begin anew and say nothing."""
+        found = None if self._without_pieces else self.run.pieces_of(self.file)
+        if found is not None:
+            pieces, label = found
+            self.opened.close()
+            bad = keep_pieces(self.path, self.file, pieces, self.path, self._look)
+            if bad and len(bad) < len(pieces.digests):
+                self._open()
+                self.origins = {_PIECES}
+                self._mended = True
+                return pieces.describe(bad)
+            self._without_pieces = True
+            if not bad:
+                text = "calls pieces right of which the whole is not what the lock says; it is not used"
+                self.findings.append(Finding(self.file.path, label, "pieces", f"the piece manifest {text}"))
+        self._begin_anew()
+        return ""
+
     def _complete_already(self) -> bool:
         """Whether the part needs no source: an earlier run came to its end, or the file is empty."""
         part = self.opened
@@ -149,85 +211,97 @@ class FileTransfer:
             self.wake.wait(TICK_SECONDS)
             self.wake.clear()
             part.check()
-            if self.run.stopped.is_set():
-                raise Stopped
+            self._look()
         if not part.hasher.finished:
             return False
         if part.hasher.sha256() == self.file.sha256:
             return True
-        self._begin_anew()
+        self._mend()
         return False
 
     def _from_any_source(self) -> bool:
         wrong: list[tuple[Line, str]] = []
         skipped: list[Finding] = []
-        for line in self.run.lines:
-            if line.down is not None:
-                skipped.append(finding_of(self.file.path, line.label, line.down))
-                continue
-            digest = self._from(line)
-            if digest == self.file.sha256:
+        if self._from_each(wrong, skipped):
+            return True
+        others = [line for line in self.run.lines if line.down is None and line not in [bad for bad, dummy in wrong]]
+        if self._mended and others:
+            # It may be the manifest that is wrong. Whoever delivered only pieces is asked for all of the file.
+            labels = {line.label for line in others}
+            self.findings = [finding for finding in self.findings if finding.source not in labels]
+            skipped.clear()
+            self._without_pieces = True
+            self._begin_anew()
+            if self._from_each(wrong, skipped):
                 return True
-            if digest:
-                wrong.append((line, digest))
         if wrong and self._once_more(wrong):
             return True
         self.findings += skipped
         return False
 
-    def _from(self, line: Line, single: bool = False) -> str:
-        """The digest of the file once it has come from this source, or nothing if it did not come."""
+    def _from_each(self, wrong: list[tuple[Line, str]], skipped: list[Finding]) -> bool:
+        """Ask one source after the other. Those that delivered all of the file, and it was wrong, are noted with its
+        digest and not asked again."""
+        for line in self.run.lines:
+            if line.down is not None:
+                skipped.append(finding_of(self.file.path, line.label, line.down))
+            elif line not in [bad for bad, dummy in wrong]:
+                digest, whole = self._from(line)
+                if digest == self.file.sha256:
+                    return True
+                if digest and whole:
+                    wrong.append((line, digest))
+        return False
+
+    def _from(self, line: Line, single: bool = False) -> tuple[str, bool]:
+        """The digest of the file once it has come from this source, or nothing if it did not come; and whether all of
+        it came from there."""
         self.source = line.label
         while True:
             try:
                 self._fill(line, single)
             except SourceError as error:
                 self.findings.append(finding_of(self.file.path, line.label, error))
-                return ""
+                return "", False
             digest = self.opened.hasher.sha256()
             if digest == self.file.sha256:
-                return digest
-            clean = self.origins == {line.label}
-            self._begin_anew()
-            if clean:
+                return digest, True
+            whole, rest = self.origins == {line.label}, self.origins == {line.label, _PIECES}
+            mended = self._mend()
+            if whole or (rest and mended):
+                where = self._places[line.label] = f", in {mended}" if mended else ""
+                text = f"delivered other bytes than the lock says (SHA-256){where}"
                 self.findings.append(
-                    Finding(
-                        self.file.path,
-                        line.label,
-                        "digest",
-                        "delivered other bytes than the lock says (SHA-256)",
-                        self.file.sha256,
-                        digest,
-                    )
+                    Finding(self.file.path, line.label, "digest", text, self.file.sha256, digest),
                 )
-                return digest
-            # The beginning came from an earlier run or another source and may be what is wrong.
+                return digest, whole
+            # What came from an earlier run or another source may be what is wrong, or the manifest.
 
     def _once_more(self, wrong: Sequence[tuple[Line, str]]) -> bool:
         """Nobody delivered the right bytes. Find out whether the sources or this host is at fault, and say so."""
         line, digest = wrong[0]
         same = [other.label for other, found in wrong[1:] if found == digest]
+        where = self._places.get(line.label, "")
         if same:
             verdict = (
-                f"delivered the same other bytes as {same[0]}: the sources hold another file than the lock says; "
-                "mend them, or lock the model again"
+                f"delivered the same other bytes as {same[0]}{where}: the sources hold another file than the lock "
+                "says; mend them, or lock the model again"
             )
         else:
-            again = self._from(line, single=True)
+            again, dummy = self._from(line, single=True)
             if not again:
                 return False
-            self.findings = [
-                finding for finding in self.findings if (finding.source, finding.problem) != (line.label, "digest")
-            ]
+            blamed = self._blamed(line)
+            self.findings = [finding for finding in self.findings if finding not in blamed]
             if again == self.file.sha256:
                 verdict = (
-                    f"delivered the right bytes only the second time (first SHA-256 {digest}): memory, disk or network "
-                    "between it and this host change bytes now and then"
+                    f"delivered the right bytes only the second time (first SHA-256 {digest}{where}): memory, disk or "
+                    "network between it and this host change bytes now and then"
                 )
             elif again == digest:
                 verdict = (
-                    "delivered the same other bytes twice, so the source is at fault and not this host: it holds "
-                    "another file than the lock says; mend or remove the source, or lock the model again"
+                    f"delivered the same other bytes twice{where}, so the source is at fault and not this host: it "
+                    "holds another file than the lock says; mend or remove the source, or lock the model again"
                 )
             else:
                 verdict = (
@@ -237,6 +311,9 @@ class FileTransfer:
             digest = again
         self.findings.append(Finding(self.file.path, line.label, "digest", verdict, self.file.sha256, digest))
         return digest == self.file.sha256
+
+    def _blamed(self, line: Line) -> list[Finding]:
+        return [finding for finding in self.findings if (finding.source, finding.problem) == (line.label, "digest")]
 
     def _fill(self, line: Line, single: bool) -> None:
         """Until every byte is there and hashed."""

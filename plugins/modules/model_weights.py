@@ -15,8 +15,9 @@ description:
   - Fetches the files that are missing or wrong from the first source that serves them right, checks size and SHA-256
     of each against the lock, and publishes the revision by one rename. Until then nothing is to be seen under the
     final name.
-  - A file that was damaged after it was published is found and replaced. Other revisions of the model are never
-    touched.
+  - A file that was damaged after it was published is found and replaced; where it is damaged, and that nothing else of
+    it has to be fetched, is learned from a piece manifest (O(piece_bytes)) in the folder or at a source. A process that
+    has the file open keeps what it has. Other revisions of the model are never touched.
   - What an interrupted run fetched is hashed again and continued, from whatever source comes first this time, and by
     any number of sources in turn. Each byte that is there is kept.
   - A source that lets every connection crawl is asked over several at once, up to 16, as long as more of them bring
@@ -184,6 +185,20 @@ options:
       and at most 4.
     type: int
     default: 0
+  piece_bytes:
+    description:
+      - Length in bytes of the pieces whose SHA-256 are written into C(.baremetal-llm.meta4) in the folder of the
+        revision, a piece manifest as in RFC 5854 (Metalink). V(0) writes none and leaves one that is there.
+      - With it, a damaged file is healed by fetching only what is damaged of it, on this host and on all that have it
+        as a source. Of a file that is no longer than a piece, the whole is the piece. The smallest length is V(65536);
+        V(16777216) is a good one. Every file is read once more after it was fetched.
+    type: int
+    default: 0
+  read_in_check_mode:
+    description: Whether files whose status is not what the last run recorded are read in check mode. If not, they count
+      as files to be fetched. The action plugin sets it for its own first look, so that they are read only once.
+    type: bool
+    default: true
   progress:
     description:
       - Whether to show how far the host is while it fetches. The module then runs as an asynchronous job on the host,
@@ -193,8 +208,8 @@ options:
     default: true
 notes:
   - Symbolic links below O(root) are refused, O(root) itself may be one.
-  - Two runs for the same model on one host wait for each other, for up to an hour. On a file system that hosts share,
-    each host collects parts of its own.
+  - Two runs for the same model on one host wait for each other, as long as the other one gets on, and for an hour if it
+    does not. On a file system that hosts share, each host collects parts of its own.
   - Proxies are taken from the environment, C(https_proxy) and C(no_proxy) for example.
 seealso:
   - module: baremetal.llm.model_lock
@@ -215,6 +230,13 @@ EXAMPLES = r"""
     sources:
       - {type: http, url: "https://mirror.example/models/tiny/"}
     verify: full
+
+- name: Keep what a mirror serves, so that others can heal from it
+  baremetal.llm.model_weights:
+    lock: "{{ lookup('ansible.builtin.file', inventory_dir ~ '/../locks/tiny.yml') | from_yaml }}"
+    sources:
+      - {type: hub}
+    piece_bytes: 16777216
 """
 
 RETURN = r"""
@@ -243,10 +265,10 @@ files:
       description: Bytes of it.
       type: int
     bytes:
-      description: Bytes of it that had not been there when the run began.
+      description: Bytes of it that had not been there, or had been wrong, when the run began.
       type: int
     reason:
-      description: What was wrong.
+      description: What was wrong; with a piece manifest, also where.
       type: str
 sources:
   description: What came from where, in the order of O(sources). In check mode, which would be asked.
@@ -302,7 +324,7 @@ findings:
       type: str
     problem:
       description: A stable code such as V(not_found), V(size), V(digest), V(connection), V(http_status),
-        V(disk_space), V(lock).
+        V(disk_space), V(pieces), V(rotten), V(lock).
       type: str
     message:
       description: The same for a person.
@@ -325,6 +347,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils import weights, weig
 from ansible_collections.baremetal.llm.plugins.module_utils.lock import LockError, parse_lock
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_http import system_ca_file
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_pace import Transport
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_pieces import SMALLEST_PIECE_BYTES
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_sources import parse_sources
 
 
@@ -349,9 +372,12 @@ def read_settings(params: dict[str, Any]) -> weights_plan.Settings:
         "patience_seconds",
         "deadline_seconds",
         "connections",
+        "piece_bytes",
     ):
         if params[key] is not None and params[key] < 0:
             raise ValueError(f"{key} must be 0 or more, not {params[key]}")
+    if 0 < params["piece_bytes"] < SMALLEST_PIECE_BYTES:
+        raise ValueError(f"piece_bytes must be 0 or at least {SMALLEST_PIECE_BYTES}, not {params['piece_bytes']}")
     if params["timeout_seconds"] < 1:
         raise ValueError(f"timeout_seconds must be 1 or more, not {params['timeout_seconds']}")
     if params["link"] and not re.fullmatch(r"(?![0-9a-f]{40}$)[A-Za-z0-9_][A-Za-z0-9._-]*", params["link"]):
@@ -367,6 +393,8 @@ def read_settings(params: dict[str, Any]) -> weights_plan.Settings:
         parallel_files=params["parallel_files"],
         link=params["link"],
         keep_revisions=params["keep_revisions"],
+        piece_bytes=params["piece_bytes"],
+        read_in_check_mode=params["read_in_check_mode"],
     )
 
 
@@ -411,6 +439,8 @@ def main() -> None:
             "retries": {"type": "int", "default": 0},
             "connections": {"type": "int", "default": 0},
             "parallel_files": {"type": "int", "default": 0},
+            "piece_bytes": {"type": "int", "default": 0},
+            "read_in_check_mode": {"type": "bool", "default": True},
             "progress": {"type": "bool", "default": True},
         },
         supports_check_mode=True,

@@ -39,7 +39,7 @@ from weights_host import (
     wait_for,
 )
 
-from ansible_collections.baremetal.llm.plugins.module_utils import weights, weights_plan
+from ansible_collections.baremetal.llm.plugins.module_utils import weights, weights_exclusive, weights_plan
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_files import walk
 from ansible_collections.baremetal.llm.plugins.module_utils.weights_sources import parse_sources
 
@@ -83,7 +83,7 @@ def test_modes_whatever_the_umask(host):
 
 COUNT = """
 import sys; sys.path[:0] = {path!r}
-from ansible_collections.baremetal.llm.plugins.module_utils import weights, weights_plan
+from ansible_collections.baremetal.llm.plugins.module_utils import weights, weights_exclusive, weights_plan
 from ansible_collections.baremetal.llm.plugins.module_utils.lock import Lock, LockFile
 lock = Lock({model!r}, {revision!r}, tuple(LockFile(*file) for file in {files!r}))
 count = lambda: int(open("/proc/self/io").readline().split()[1])
@@ -730,7 +730,7 @@ def test_killed_anywhere_while_publishing(host, server, monkeypatch, call, numbe
 def test_two_runs_at_once_wait_for_each_other(host, server, monkeypatch, flock_works):
     """Also where flock says yes to everybody, as it does on some network file systems."""
     if not flock_works:
-        monkeypatch.setattr(weights.fcntl, "flock", lambda descriptor, operation: None)
+        monkeypatch.setattr(weights_exclusive.fcntl, "flock", lambda descriptor, operation: None)
     pause = threading.Event()
     server.answers["model.safetensors"] = [server.held(2_000_000, pause), server.serve]
     process = start(host, server, flock_works)
@@ -765,8 +765,8 @@ def others_are_whole(host):
 
 def test_an_orphan_that_no_lock_shows_does_no_harm(host, server, monkeypatch):
     """The worst case: neither flock nor the lock file tells, and both write the same part at the same time."""
-    monkeypatch.setattr(weights.fcntl, "flock", lambda descriptor, operation: None)
-    monkeypatch.setattr(weights, "_is_running", lambda holder: False)
+    monkeypatch.setattr(weights_exclusive.fcntl, "flock", lambda descriptor, operation: None)
+    monkeypatch.setattr(weights_exclusive, "_is_running", lambda holder: False)
     pause = threading.Event()
     server.answers["model.safetensors"] = [server.held(1_500_000, pause), server.serve]
     process = start(host, server, flock_works=False)
