@@ -37,6 +37,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils.serving_kv_groups im
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_parallel import stages
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_shape import (
     CHUNKED,
+    CROSS,
     INDEXER,
     SLIDING_WINDOW,
     STATE,
@@ -293,6 +294,9 @@ def _blocks_of(group: Group, settings: KvSettings) -> int:
         return -(-min(group.window - 1 + _in_flight(settings), length) // size) + 1
     if group.kind == CHUNKED:
         return -(-min(group.window + _in_flight(settings), length) // size)
+    if group.kind == CROSS:
+        # What the encoder read, in full.
+        return -(-group.window // size)
     local = -(-length // settings.decode_context_parallel_size)
     return -(-local // size)
 

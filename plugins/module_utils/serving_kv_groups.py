@@ -17,7 +17,6 @@ from dataclasses import dataclass, replace
 
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_shape import (
     CHUNKED,
-    CROSS,
     DTYPE_BYTES,
     ENCODER,
     FULL,
@@ -50,7 +49,7 @@ _BITS = {
 }
 _SCALE_BYTES = 4
 # Kinds of layers whose pages can be in one group although they differ in size: all keep every token.
-_EVERY_TOKEN = (FULL, MLA, INDEXER, CROSS)
+_EVERY_TOKEN = (FULL, MLA, INDEXER)
 # A model is grouped by its largest kind of layers instead of its smallest when that is less than this times larger.
 _NEARLY_AS_MANY = 1.5
 

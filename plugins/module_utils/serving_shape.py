@@ -120,15 +120,17 @@ class TensorGroup:
 
     `split` is how tensor parallelism treats them: "tensor" (divided), "vocabulary" (divided, the vocabulary padded),
     "kv" (divided down to one KV head per GPU), "expert" (divided, or shared out under expert parallelism), "none".
-    `role` says whether quantization reaches them: "linear", "expert", "embedding", "lm_head", "small" (norms, biases,
-    routers), "tower" (multimodal parts), "draft" (layers only loaded for speculative decoding).
+    `role`: "linear", "expert", "embedding", "lm_head", "small" (norms, biases, routers), "tower" (multimodal parts),
+    "draft" (only loaded for speculative decoding), "derived" (made while loading, not in the checkpoint).
     """
 
+    name: str
     role: str
     split: str
-    # Elements of one of them.
+    # Elements of one of them, and bits of an element as it is held, with its share of scales.
     parameters: int
-    # Index of each layer that has it; -1 for what comes before the first layer, -2 for what comes after the last.
+    bits: float
+    # Index of each layer that has it; BEFORE for what comes before the first layer, AFTER for what follows the last.
     positions: tuple[int, ...]
     # Of "kv" the KV heads, of "expert" the experts: it cannot be divided further.
     units: int = 0
@@ -136,6 +138,11 @@ class TensorGroup:
     @property
     def total(self) -> int:
         return self.parameters * len(self.positions)
+
+    @property
+    def bytes(self) -> float:
+        """Of one of them."""
+        return self.parameters * self.bits / 8
 
 
 BEFORE, AFTER = -1, -2
@@ -147,7 +154,9 @@ class ModelShape:
 
     architecture: str
     model_type: str
-    # What is computed in, as the engine resolves "auto" on a GPU: bfloat16, or float16 of float16 and float32.
+    # What the checkpoint says of itself; float32 is halved when it is loaded.
+    stored_dtype: str
+    # What is computed in, as the engine resolves "auto" on a GPU: float16 or bfloat16.
     dtype: str
     hidden_size: int
     # The largest width of a feed-forward layer that a token passes: dense, or its experts and shared ones together.
@@ -195,7 +204,7 @@ class ModelShape:
     @property
     def parameters(self) -> int:
         """Elements of all weights, without layers that only speculative decoding loads."""
-        return sum(group.total for group in self.groups if group.role != "draft")
+        return sum(group.total for group in self.groups if group.role not in ("draft", "derived"))
 
     @property
     def draft_parameters(self) -> int:

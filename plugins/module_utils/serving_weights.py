@@ -23,7 +23,6 @@ from ansible_collections.baremetal.llm.plugins.module_utils.serving_parallel imp
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_shape import (
     AFTER,
     BEFORE,
-    DTYPE_BYTES,
     ModelShape,
     TensorGroup,
 )
@@ -51,25 +50,13 @@ class Weights:
     notes: tuple[str, ...] = ()
 
 
-def stored_bytes(shape: ModelShape, group: TensorGroup) -> float:
-    """Bytes of one of the group's tensors, as the model's quantization stores it."""
-    plain = DTYPE_BYTES[shape.dtype]
-    quantization = shape.quantization
-    if quantization is None:
-        return float(group.parameters * plain)
-    reached = group.role == "expert" or (group.role == "linear" and quantization.scope == "linear")
-    if group.role == "lm_head":
-        reached = quantization.quantizes_lm_head
-    return group.parameters * (quantization.effective_bits / 8 if reached else plain)
-
-
-def estimated_bytes(shape: ModelShape, speculative: bool = False) -> int:
-    """Bytes of all weights of the model, from config.json alone."""
+def estimated_bytes(shape: ModelShape, speculative: bool = False, derived: bool = False) -> int:
+    """Bytes of the weights of the whole model, from config.json alone; `derived`: with what loading adds to them."""
     return round(
         sum(
-            stored_bytes(shape, group) * len(group.positions)
+            group.bytes * len(group.positions)
             for group in shape.groups
-            if speculative or group.role != "draft"
+            if (speculative or group.role != "draft") and (derived or group.role != "derived")
         )
     )
 
@@ -129,7 +116,7 @@ def model_weights(
                 if shape.tie_word_embeddings and index and group.role == "embedding":
                     # The last stage needs the embeddings as its LM head.
                     count += group.positions.count(BEFORE)
-            total += count * stored_bytes(shape, group) * share(shape, group, parallel)
+            total += count * group.bytes * share(shape, group, parallel)
         per_stage.append(round(total * ratio))
     largest = max(per_stage)
     return Weights(
