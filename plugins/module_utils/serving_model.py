@@ -48,8 +48,8 @@ __all__ = ["ModelConfigError", "ModelShape", "read_model_shape"]
 _KNOWN = {
     "afmoe", "apertus", "arcee", "aria_text", "axk1", "baichuan", "bailing_hybrid", "bailing_moe", "bailing_moe_linear",
     "bamba", "bert", "bloom", "camembert", "chatglm", "cohere", "cohere2", "cohere2_moe", "dbrx", "deci", "deepseek",
-    "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1", "ernie4_5", "ernie4_5_moe", "exaone", "exaone4", "exaone_moe",
-    "falcon", "falcon_h1", "falcon_mamba", "flex_olmo", "fuyu", "gemma", "gemma2", "gemma3", "gemma3_text",
+    "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1", "ernie4_5", "ernie4_5_moe", "exaone", "exaone4",
+    "exaone_moe", "falcon", "falcon_h1", "falcon_mamba", "flex_olmo", "fuyu", "gemma", "gemma2", "gemma3", "gemma3_text",
     "gemma3n_text", "gemma4", "gemma4_text", "glm", "glm4", "glm4_moe", "glm4_moe_lite", "glm4v_moe_text", "glm4v_text",
     "glm_moe_dsa", "gpt2", "gpt_bigcode", "gpt_neox", "gpt_oss", "gptj", "granite", "granitemoe", "granitemoehybrid",
     "granitemoeshared", "grok-1", "hunyuan", "hunyuan_v1_dense", "hunyuan_v1_moe", "internlm2", "internlm3", "jais",
@@ -377,10 +377,10 @@ def _dense_width(reader: Reader, model_type: str, hidden: int) -> int:
         return int((ratio if isinstance(ratio, (int, float)) and 0 < ratio < 64 else 4) * hidden)
     if model_type in ("mamba", "mamba2", "falcon_mamba"):
         return 0
-    width: int = reader.number("intermediate_size") if raw is not None else 0
+    wide: int = reader.number("intermediate_size") if raw is not None else 0
     if raw is None and reader.raw("moe_intermediate_size") is None:
         reader.missing.append("intermediate_size")
-    return width // 2 if model_type == "qwen" else width
+    return wide // 2 if model_type == "qwen" else wide
 
 
 _FOUR_TIMES = {"gpt2", "gpt_bigcode", "bloom", "falcon", "RefinedWeb", "RefinedWebModel", "mpt", "gptj", "codegen"}
