@@ -159,15 +159,19 @@ _METHODS: Mapping[str, str] = {
     "gpt_oss_mxfp4": "mxfp4",
     "deepseek_v4_fp8": "fp8",
 }
-# What can be asked of a checkpoint that is not quantized, and the bits that a weight of its linear layers then has.
-ONLINE_QUANTIZATION: Mapping[str, float] = {
-    "fp8": 8.0,
-    "fp8_per_tensor": 8.0,
-    "fp8_per_block": 8.0,
-    "experts_int8": 8.0,
-    "mxfp8": 8.25,
-    "bitsandbytes": 4.5,
-}
+# How people write that weights are not quantized.
+_UNQUANTIZED = frozenset({"", "none", "auto", "bf16", "bfloat16", "fp16", "float16", "half"})
+# What vLLM itself does to weights of 16 bits while it loads them.
+ONLINE_QUANTIZATION = frozenset({"fp8", "fp8_per_tensor", "fp8_per_block", "experts_int8", "mxfp8", "bitsandbytes"})
+
+
+def wished_method(name: str | None) -> str | None:
+    """A wished quantization by the name that the planner knows it by; nothing if it asks for none."""
+    words = (name or "").strip().lower().replace("-", "_").split()
+    if not words or words[0] in _UNQUANTIZED:
+        return None
+    method = words[0]
+    return "fp8" if method.startswith("fp8_per_") else _METHODS.get(method, method)
 
 
 def same_method(wished: str, checkpoint: str) -> bool:
