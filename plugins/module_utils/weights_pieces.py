@@ -75,7 +75,8 @@ class FilePieces:
         """Which pieces, for a person: "1 of 4 pieces (bytes 16777216-33554431)"."""
         ranges = [f"{first}-{end - 1}" for first, end in self.ranges_of(numbers)]
         more = f" and {len(ranges) - 5} more stretches" if len(ranges) > 5 else ""
-        return f"{len(numbers)} of {len(self.digests)} pieces (bytes {', '.join(ranges[:5])}{more})"
+        where = f" (bytes {', '.join(ranges[:5])}{more})" if ranges else ""
+        return f"{len(numbers)} of {len(self.digests)} pieces{where}"
 
 
 def pieces_of(size: int, piece_bytes: int) -> int:
