@@ -34,7 +34,8 @@ class Manifests:
         self._files = {file.path: file for file in files}
         self._folder = folder
         self._lock = threading.Lock()
-        self._pieces: Mapping[str, FilePieces] | None = None
+        self._own: Mapping[str, FilePieces] | None = None
+        self._others: Mapping[str, FilePieces] | None = None
         self._origin = ""
 
     def find(
@@ -42,24 +43,27 @@ class Manifests:
     ) -> tuple[FilePieces, str] | None:
         """The pieces of a file and whose manifest says so; nothing if nobody knows them. What is wrong with a manifest
         is reported, and the next one is asked for."""
-        if file.size < _WORTH_BYTES:
-            return None
         with self._lock:
-            if self._pieces is None:
-                self._pieces = self._ask(lines, client, report)
-            found = self._pieces.get(file.path)
-        return (found, self._origin) if found is not None else None
+            if self._own is None:
+                self._own = self._read(report)
+            if file.path in self._own:
+                return self._own[file.path], self._folder
+            if file.size < _WORTH_BYTES:
+                return None
+            if self._others is None:
+                self._others = self._ask(lines, client, report)
+            return (self._others[file.path], self._origin) if file.path in self._others else None
+
+    def _read(self, report: Callable[[Finding], None]) -> Mapping[str, FilePieces]:
+        try:
+            return read_pieces(self._folder, self._files) if self._folder else {}
+        except PiecesError as error:
+            report(_refused(self._folder, error))
+            return {}
 
     def _ask(
         self, lines: Sequence[Line], client: HttpClient, report: Callable[[Finding], None]
     ) -> Mapping[str, FilePieces]:
-        self._origin = self._folder
-        try:
-            pieces = read_pieces(self._folder, self._files) if self._folder else {}
-            if pieces:
-                return pieces
-        except PiecesError as error:
-            report(_refused(self._folder, error))
         for line in lines:
             content = None
             if line.down is None:
@@ -67,13 +71,14 @@ class Manifests:
             # Some servers have a page for whatever is not there.
             if content is None or b"metalink" not in content[:4096]:
                 continue
-            self._origin = line.label
             try:
                 pieces = parse_pieces(content, self._files)
-                if pieces:
-                    return pieces
             except PiecesError as error:
                 report(_refused(line.label, error))
+                continue
+            if pieces:
+                self._origin = line.label
+                return pieces
         return {}
 
 

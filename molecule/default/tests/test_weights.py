@@ -66,3 +66,46 @@ def test_bytes_that_are_not_in_the_lock_are_refused_and_the_old_revision_stays_i
     assert [engine.check_output("cat /etc/baremetal-llm/vllm/chat.yaml") for engine in engines] == configurations
     answer = endpoint.client().completions.create(model=endpoint.model, prompt="Once", max_tokens=2)
     assert answer.choices
+
+
+SCRUB = "baremetal-llm-model-scrub"
+# Beside the file and then by a rename: the engine keeps the bytes that it has open.
+FLIP = """
+import os, shutil, sys
+path = os.path.realpath(sys.argv[1])
+shutil.copy2(path, path + ".new")
+with open(path + ".new", "r+b") as stream:
+    stream.seek(2 * 1024 * 1024)
+    byte = stream.read(1)
+    stream.seek(-1, os.SEEK_CUR)
+    stream.write(bytes([byte[0] ^ 1]))
+os.replace(path + ".new", path)
+"""
+
+
+def test_the_timer_of_the_scrub_runs_and_its_service_is_hardened(engines):
+    for engine in engines:
+        assert engine.service(f"{SCRUB}.timer").is_running
+        assert engine.service(f"{SCRUB}.timer").is_enabled
+    verified = engines[0].run("systemd-analyze verify --man=no /etc/systemd/system/%s.timer", SCRUB)
+    assert [line for line in verified.stderr.splitlines() if SCRUB in line] == []
+    report = engines[0].check_output("systemd-analyze security --no-pager %s.service", SCRUB)
+    assert float(re.search(r"Overall exposure level for \S+: ([0-9.]+)", report)[1]) <= 2.0, report
+
+
+def test_the_scrub_finds_a_flipped_byte_and_a_full_verification_heals_its_piece(engines, run_playbook):
+    engine, path = engines[0], f"{REVISIONS}/current/model.safetensors"
+    assert engine.run("systemctl start %s", SCRUB).rc == 0
+    since = engine.check_output("date +%s")
+    engine.check_output("python3 -c %s %s", FLIP, path)
+    damaged = engine.check_output("stat -Lc %%i %s", path)
+    assert engine.run("systemctl start %s", SCRUB).rc != 0
+    journal = engine.check_output("journalctl -u %s --since @%s -p err -o cat --no-pager", SCRUB, since)
+    assert re.search(r"/model\.safetensors: has the SHA-256 .* damaged in 1 of \d+ pieces \(bytes 2097152-", journal)
+    result = json.loads(engine.check_output("cat /var/lib/baremetal-llm/model-scrub/result.json"))
+    assert (result["damaged_files"], result["revisions"][0]["damaged"][0]["pieces"][0][0]) == (1, 2 * 1024 * 1024)
+    healed = run_playbook("weights", "--diff", "--extra-vars", "model_weights_verify=full")
+    assert healed.returncode == 0, healed.stdout
+    assert "damaged in 1 of" in healed.stdout
+    assert engine.check_output("stat -Lc %%i %s", path) != damaged
+    assert engine.run("systemctl start %s", SCRUB).rc == 0
