@@ -74,8 +74,8 @@ class ActionModule(ActionBase):
             # A run that would only write down what it hashed names sources, for it goes further than the first look.
             if answer.get("failed") or (not answer.get("changed") and not answer.get("sources")):
                 return answer
-            # Nothing to move: a link, an owner, an old revision.
-            if not answer.get("files_fetched"):
+            # Nothing to move and nothing to read: a link, an owner, an old revision.
+            if not answer.get("files_fetched") and str(arguments.get("piece_bytes") or 0) == "0":
                 return self._execute_directly(arguments, task_vars)
         else:
             answer = {}

@@ -156,6 +156,24 @@ def test_a_link_alone_is_no_job(host):
     assert host.calls() == ["model_weights check", "model_weights"]
 
 
+def test_to_hash_pieces_takes_as_long_as_a_transfer(host):
+    host.forecast = {**host.forecast, "files_fetched": 0}
+    host.events = [lambda: host.write(phase="pieces"), host.end]
+    host.run(piece_bytes=1 << 24)
+    assert host.calls() == ["model_weights check", "model_weights async", "async_status"]
+
+
+def test_files_are_read_once(host):
+    """By the job. The look before it leaves alone what it would have to read; whoever asks for check mode gets it."""
+    host.events = [host.write, host.end]
+    host.run()
+    told = [(check, arguments.get("read_in_check_mode")) for name, check, dummy, arguments in host.asked[:2]]
+    assert told == [(True, False), (False, None)]
+    host.asked.clear()
+    host.run(check_mode=True)
+    assert [arguments.get("read_in_check_mode") for dummy, dummy2, dummy3, arguments in host.asked] == [None]
+
+
 def test_what_was_hashed_is_written_down(host):
     # As the module answers in check mode when only the record is old.
     host.forecast = {**UNCHANGED, "sources": [{"source": "hub"}]}
@@ -258,6 +276,9 @@ def test_what_a_killed_run_left_is_not_shown(host):
         ({"source": "x" * 1000}, r"from x{200}\.\.\.$"),
         ({"bytes_total": 0, "bytes_done": 0}, r"\(100 %\)"),
         ({"bytes_done": "many", "source": None}, "0 bytes of"),
+        ({"phase": "verify", "source": None}, r": read 1\.2 GB of 5\.3 GB \(22 %\), 104"),
+        ({"phase": "pieces", "source": None}, r": read for the piece manifest 1\.2 GB of"),
+        ({"phase": "pieces", "bytes_total": 0, "bytes_done": 0}, "no transfer now"),
     ],
 )
 def test_words(host, facts, words):

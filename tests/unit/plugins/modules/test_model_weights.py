@@ -9,12 +9,14 @@ from __future__ import annotations
 import getpass
 import hashlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from ansible_collections.baremetal.llm.plugins.modules import model_lock, model_weights
+from ansible_collections.baremetal.llm.plugins.module_utils.weights_pieces import PIECES_NAME
+from ansible_collections.baremetal.llm.plugins.modules import model_lock, model_scrub_program, model_weights
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "fakes"))
 
@@ -101,6 +103,42 @@ def test_weights(run, arguments, tmp_path):
     assert (again["changed"], again["files_fetched"], again["bytes_fetched"]) == (False, 0, 0)
 
 
+def test_pieces(run, arguments, tmp_path):
+    path = tmp_path / "models/demo/tiny" / arguments["lock"]["revision"]
+    run(model_weights, **arguments)
+    assert run(model_weights, check=True, piece_bytes=65536, **arguments)["changed"] is True
+    assert not (path / PIECES_NAME).exists()
+    assert run(model_weights, piece_bytes=65536, **arguments)["changed"] is True
+    assert "<metalink" in (path / PIECES_NAME).read_text()
+    assert run(model_weights, piece_bytes=65536, **arguments)["changed"] is False
+
+
+def test_a_look_that_reads_nothing(run, arguments, tmp_path):
+    path = tmp_path / "models/demo/tiny" / arguments["lock"]["revision"]
+    run(model_weights, **arguments)
+    (path / ".baremetal-llm.json").unlink()
+    assert run(model_weights, check=True, **arguments)["files_fetched"] == 0
+    looked = run(model_weights, check=True, read_in_check_mode=False, **arguments)
+    assert [entry["reason"] for entry in looked["files"]] == ["not verified", "not verified"]
+    assert run(model_weights, **arguments)["files_fetched"] == 0
+
+
+def test_the_program_of_the_scrub(run, tmp_path):
+    place = {"path": str(tmp_path / "bin/model-scrub"), "python": sys.executable}
+    forecast = run(model_scrub_program, check=True, **place)
+    assert forecast["changed"] is True
+    assert not (tmp_path / "bin").exists()
+    result = run(model_scrub_program, **place)
+    assert (result["changed"], result["diff"]) == (True, forecast["diff"])
+    assert result["sha256"] == hashlib.sha256(Path(place["path"]).read_bytes()).hexdigest()
+    assert run(model_scrub_program, **place)["changed"] is False
+    Path(place["path"]).chmod(0o644)
+    assert run(model_scrub_program, **place)["changed"] is True
+    done = subprocess.run([place["path"], "--root", str(tmp_path)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout[:9]) == (0, "all right")
+    assert "path must be absolute" in run(model_scrub_program, path="bin/x y")["msg"]
+
+
 def test_findings_of_a_source_that_serves_other_bytes(run, arguments, model):
     (model / "merges.txt").write_bytes(b"A b\n" * 10)
     result = run(model_weights, **arguments)
@@ -128,6 +166,8 @@ def test_a_source_that_was_passed_over_is_a_warning(run, arguments, monkeypatch)
         ({"sources": [{"type": "http"}]}, "url"),
         ({"sources": [{"type": "http", "url": "ftp://x"}]}, "url must begin with https"),
         ({"mode": "rw"}, "mode must be octal"),
+        ({"piece_bytes": 4096}, "piece_bytes must be 0 or at least 65536"),
+        ({"piece_bytes": -1}, "piece_bytes must be 0 or more"),
         ({"root": "models/../x"}, "root must be absolute"),
         ({"reserve_bytes": -1}, "reserve_bytes must be 0 or more"),
         ({"timeout_seconds": 0}, "timeout_seconds must be 1 or more"),
