@@ -33,12 +33,12 @@ check: setup ## format, lint, types, unit tests: under two minutes
 	$(BIN)/yamllint --strict .
 	$(BIN)/antsibull-changelog lint
 	$(BIN)/python tools/check_argument_specs.py
-	$(BIN)/pytest -q tests/unit
+	$(BIN)/pytest -q --numprocesses auto --dist loadfile tests/unit
 
 unit-oldest: ## unit tests of what runs on hosts, under the oldest Python that hosts may have
 	@tools/setup.sh oldest-python
 	# Respawning is ansible-core's, which no longer installs there.
-	.cache/python-3.9/bin/pytest -q tests/unit/plugins/module_utils tests/unit/roles/host_tools \
+	.cache/python-3.9/bin/pytest -q --numprocesses auto --dist loadfile tests/unit/plugins/module_utils tests/unit/roles/host_tools \
 	  --ignore tests/unit/plugins/module_utils/test__respawn.py
 
 lint: setup ## ansible-lint, production profile

@@ -23,7 +23,9 @@ def _link_collection() -> Path:
     link = collections / "ansible_collections" / "baremetal" / "llm"
     if not link.exists():
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(Path("..", "..", "..", ".."), target_is_directory=True)
+        # Another worker may have made it a moment ago.
+        with contextlib.suppress(FileExistsError):
+            link.symlink_to(Path("..", "..", "..", ".."), target_is_directory=True)
     return collections
 
 
