@@ -51,6 +51,9 @@ _TOKENS_BY_CONCURRENCY = (0, 21)
 _TWO_BATCHES_IN_FLIGHT = (0, 26)
 # Models with states cache prefixes by default, for which a request keeps two states.
 _STATES_ARE_CACHED = (0, 21)
+# Versions whose pool has room for all layers on the GPUs of each stage of a pipeline (one log of 0.10.2, which
+# vllm-project/vllm#23974 began), and versions that only refuse to start as if it were so (#32105, #33698).
+_WHOLE_DEPTH, _WHOLE_DEPTH_CHECKED = ((0, 10, 2), (0, 11)), ((0, 14), (0, 16))
 # The longest length that is tried when a context is sought.
 _LONGEST = 1 << 27
 
@@ -103,17 +106,14 @@ class KvCache:
     tokens: int
     # Requests of `max_model_len` at once.
     max_concurrency: float
-    # Without which the engine does not start.
+    # Per GPU, without which the engine does not start.
     needed_bytes_for_one_request: int
+    # Whether one request of full length fits, without which the engine does not start.
+    fits: bool
     # What "auto" came to.
     kv_cache_dtype: str
     groups: tuple[Group, ...]
     notes: tuple[str, ...] = ()
-
-    @property
-    def fits(self) -> bool:
-        """Whether one request of full length fits, without which the engine does not start."""
-        return self.blocks_per_request == 0 or self.blocks >= self.blocks_per_request
 
 
 def resolved_kv_dtype(shape: ModelShape, settings: KvSettings) -> str:
@@ -190,7 +190,7 @@ def kv_cache(shape: ModelShape, settings: KvSettings, available_bytes: int | Seq
     groups = cache_groups(shape, settings)
     dtype = resolved_kv_dtype(shape, settings)
     if not groups:
-        return KvCache(0, 0, 0, 0, 0, 0, 0, 0.0, 0, dtype, (), ("the model keeps nothing of a request",))
+        return KvCache(0, 0, 0, 0, 0, 0, 0, 0.0, 0, True, dtype, (), ("the model keeps nothing of a request",))
     per_stage = _bytes_per_block(shape, settings, groups)
     if isinstance(available_bytes, int):
         available: Sequence[int] = [available_bytes] * len(per_stage)
@@ -201,6 +201,11 @@ def kv_cache(shape: ModelShape, settings: KvSettings, available_bytes: int | Seq
     blocks = min(max(0, have) // need for have, need in zip(available, per_stage) if need)
     per_request = _blocks_per_request(settings, groups)
     concurrency = blocks / per_request
+    needed = per_request * max(per_stage)
+    fits = blocks >= per_request
+    if _WHOLE_DEPTH_CHECKED[0] <= settings.version < _WHOLE_DEPTH_CHECKED[1]:
+        needed = per_request * max(group.bytes_per_block for group in groups)
+        fits = fits and min(available) >= needed
     return KvCache(
         bytes_per_token=kv_bytes_per_token(shape, settings),
         state_bytes_per_request=sum(
@@ -212,7 +217,8 @@ def kv_cache(shape: ModelShape, settings: KvSettings, available_bytes: int | Seq
         blocks_per_request=per_request,
         tokens=_tokens(settings, groups, blocks, concurrency),
         max_concurrency=concurrency,
-        needed_bytes_for_one_request=per_request * max(per_stage),
+        needed_bytes_for_one_request=needed,
+        fits=fits,
         kv_cache_dtype=dtype,
         groups=tuple(groups),
         notes=_notes(shape, settings, groups),
@@ -274,6 +280,8 @@ def _bytes_per_block(shape: ModelShape, settings: KvSettings, groups: Sequence[G
     spans = stages(shape.num_hidden_layers, settings.pipeline_parallel_size)
     # Draft layers come after the last layer.
     spans[-1] = range(spans[-1].start, _LONGEST)
+    if _WHOLE_DEPTH[0] <= settings.version < _WHOLE_DEPTH[1]:
+        return [max(group.bytes_per_block for group in groups)] * len(spans)
     return [max(group.bytes_in(span) for group in groups) for span in spans]
 
 

@@ -215,7 +215,9 @@ def _add_mixer(
     if not mixer.shared:
         sides = size + mixer.value_head_size
         if reader.flag("attention_k_eq_v") and mixer.window == 0:
+            # The values are the keys: stored once, loaded for both.
             sides = size
+            counter.add("self_attn.v_proj", "derived", "kv", width * kv_heads * size, positions, kv_heads)
         counter.add(
             "self_attn.k_proj", "linear", "kv", width * kv_heads * sides, positions, kv_heads, (*words, "v_proj")
         )
@@ -337,6 +339,14 @@ def tower_parameters(config: Mapping[str, Any], hidden: int) -> int:
     if isinstance(config.get("hidden_size"), int) and isinstance(config.get("embed_dim"), int):
         # Qwen2-VL calls the size of what it gives to the language model its hidden size.
         size = min(config["hidden_size"], config["embed_dim"])
+    conformers = first("conf_num_hidden_layers")
+    if size and conformers:
+        # Two feed-forward networks of four times the width, attention and a convolution (gated) in every layer.
+        return conformers * 23 * size * size
+    named = re.search(r"(\d{1,4})m(?:_|$)", str(config.get("architecture", "")).lower())
+    if named and not layers:
+        # A network of the timm library, named by its millions of weights.
+        return int(named[1]) * 1_000_000
     if not size or not layers or reader.wrong:
         return 0
     ratio = config.get("mlp_ratio", 4)

@@ -51,7 +51,7 @@ def wished_quantization(name: str, stored: Quantization | None) -> Quantization:
     """What the engine's option `quantization` makes of a checkpoint. Raises ModelConfigError."""
     if stored is not None:
         return stored
-    wish = WISHES.get(name.replace("-", "_").lower())
+    wish = WISHES.get(name.replace("-", "_").lower().partition(" ")[0])
     if wish is None:
         raise ModelConfigError(
             [f"quantization {name!r} is not known for a model of 16 bits; known are {', '.join(sorted(WISHES))}"]
@@ -64,7 +64,7 @@ def wished_quantization(name: str, stored: Quantization | None) -> Quantization:
         effective_bits=effective_bits(form, bits, group_size),
         group_size=group_size,
         scope="experts" if form == "mxfp4" else "linear",
-        online=name in _ONLINE,
+        online=method in _ONLINE,
     )
 
 
