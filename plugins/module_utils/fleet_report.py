@@ -218,14 +218,14 @@ def clean(text: str, secrets: Sequence[str] = ()) -> str:
     return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
 
 
-def _purify(value: Any, secrets: Sequence[str]) -> Any:
+def purify(value: Any, secrets: Sequence[str]) -> Any:
     """Every text of *value* through `clean`: nothing reaches a file without having passed here."""
     if isinstance(value, str):
         return clean(value, secrets)
     if isinstance(value, Mapping):
-        return {clean(str(key), secrets): _purify(item, secrets) for key, item in value.items()}
+        return {clean(str(key), secrets): purify(item, secrets) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_purify(item, secrets) for item in value]
+        return [purify(item, secrets) for item in value]
     return value
 
 
@@ -801,7 +801,7 @@ def build(
         "unreadable": builder.unreadable(),
         "sections": list(sections),
     }
-    return cast(Report, _purify(report, secrets))
+    return cast(Report, purify(report, secrets))
 
 
 def _judge(
