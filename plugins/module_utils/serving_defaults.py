@@ -25,6 +25,8 @@ FIRST_KNOWN: Version = (0, 6)
 LAST_KNOWN: Version = (0, 33)
 # The V1 engine is the default: chunked prefill, torch.compile, graphs of pieces.
 V1_ENGINE: Version = (0, 8)
+# Before, a prompt was only spread over steps if the context was longer than this many tokens.
+LONGEST_WHOLE_PROMPT = 32768
 # An estimate of the CUDA graphs is taken off the KV cache (VLLM_MEMORY_PROFILER_ESTIMATE_CUDAGRAPHS), and 0.92 of the
 # memory is used instead of 0.90 to make up for it (vllm-project/vllm#38284).
 GRAPHS_TAKEN_OFF: Version = (0, 21)
@@ -63,7 +65,7 @@ def default_batch(version: Version, gpu: Gpu, max_model_len: int) -> Batch:
     """What `vllm serve` takes where neither is wished. `max_model_len` in tokens decides before the V1 engine only."""
     if version < V1_ENGINE:
         # Without chunked prefill a step holds a whole prompt; contexts over 32768 tokens were chunked by 2048.
-        return Batch(2048 if max_model_len > 32768 else max(max_model_len, 2048), 256)
+        return Batch(2048 if max_model_len > LONGEST_WHOLE_PROMPT else max(max_model_len, 2048), 256)
     name = gpu.name.lower()
     if version >= LARGE_GPUS and gpu.memory_bytes >= 160 * GIB:
         return Batch(16384, 1024)
@@ -73,7 +75,7 @@ def default_batch(version: Version, gpu: Gpu, max_model_len: int) -> Batch:
 
 
 def chunked_prefill_by_default(version: Version, max_model_len: int) -> bool:
-    return version >= V1_ENGINE or max_model_len > 32768
+    return version >= V1_ENGINE or max_model_len > LONGEST_WHOLE_PROMPT
 
 
 def capture_sizes(version: Version, max_num_seqs: int, max_num_batched_tokens: int) -> tuple[int, int]:

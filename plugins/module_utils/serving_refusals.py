@@ -46,6 +46,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils.serving_vllm import 
     Outcome,
     evaluate,
 )
+from ansible_collections.baremetal.llm.plugins.module_utils.serving_weights import estimated_bytes
 
 # Contexts below this are no use to anybody, so they are not proposed.
 _SHORTEST = 512
@@ -271,7 +272,7 @@ def _changes(engine: Engine, model: Model, wishes: Wishes, gpus: int, choice: Ch
     if found:
         return
     for name, smaller in _smaller_models(engine, model):
-        text, settings = _smaller_text(model, smaller, name)
+        text, settings = _smaller_text(smaller, name)
         for change in _single_changes(engine, smaller, wishes, gpus, choice, quantize=False):
             yield Change({**settings, **change.settings}, f"{text}, and {change.text}")
             return
@@ -319,7 +320,7 @@ def _single_changes(
     if quantize:
         for name, smaller_model in _smaller_models(engine, model):
             if fits(choice, smaller_model):
-                text, settings = _smaller_text(model, smaller_model, name)
+                text, settings = _smaller_text(smaller_model, name)
                 yield Change(settings, text)
                 break
 
@@ -381,8 +382,8 @@ def _smaller_models(engine: Engine, model: Model) -> Iterator[tuple[str, Model]]
             yield name, model.quantized(name)
 
 
-def _smaller_text(model: Model, smaller: Model, name: str) -> tuple[str, dict[str, Any]]:
-    total = smaller.weights(1, 1).total_bytes
+def _smaller_text(smaller: Model, name: str) -> tuple[str, dict[str, Any]]:
+    total = smaller.weights_bytes or estimated_bytes(smaller.shape)
     bits = "8 bits (FP8)" if name == "fp8" else "4 bits (such as AWQ or GPTQ)"
     settings: dict[str, Any] = {"weights_bytes": total, "quantization": name}
     return f"the model quantized to {bits}, about {gibibytes(total)} of weights", settings

@@ -18,7 +18,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from ansible_collections.baremetal.llm.plugins.module_utils.serving_defaults import Version
+from ansible_collections.baremetal.llm.plugins.module_utils.serving_defaults import (
+    LONGEST_WHOLE_PROMPT,
+    V1_ENGINE,
+    Version,
+)
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_kv import KvCache, KvSettings, kv_cache
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_model import read_model_shape
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_overheads import (
@@ -29,7 +33,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils.serving_overheads im
     overheads,
 )
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_parallel import Parallel
-from ansible_collections.baremetal.llm.plugins.module_utils.serving_shape import ModelShape
+from ansible_collections.baremetal.llm.plugins.module_utils.serving_shape import ModelShape, TensorGroup
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_types import (
     GIB,
     Calibration,
@@ -64,6 +68,8 @@ class Model:
     # organisation/name, or what `model_key` makes of a configuration that has no name.
     name: str
     weights_bytes: int | None = None
+    # The tensors of the files, summed up by how they are divided (`serving_checkpoint`), where they were read.
+    groups: tuple[TensorGroup, ...] = field(default=(), compare=False, repr=False)
     # config.json as a mapping.
     config: Mapping[str, Any] = field(default_factory=dict, compare=False, repr=False)
     # Results that do not depend on the GPU, by settings: planning for many GPUs asks again and again.
@@ -81,20 +87,33 @@ class Model:
             weights, before, after = self.weights_bytes, estimated_bytes(self.shape), estimated_bytes(shape)
             if weights is not None and weights > math.sqrt(before * after):
                 weights = round(weights * after / max(1, before))
-            found = self.memo[("quantized", name)] = Model(shape, self.name, weights, self.config)
+            found = self.memo[("quantized", name)] = Model(shape, self.name, weights, config=self.config)
         return found
 
-    def weights(self, tensor: int, pipeline: int) -> Weights:
-        found = self.memo.get(("weights", tensor, pipeline))
+    def weights(self, engine: Engine, tensor: int, pipeline: int) -> Weights:
+        """What each GPU holds of the weights, when they are divided so."""
+        capability = engine.gpu.capability or (9, 0)
+        place = ("weights", tensor, pipeline, engine.version, capability)
+        found: Weights | None = self.memo.get(place)
         if found is None:
-            found = model_weights(self.shape, Parallel(tensor=tensor, pipeline=pipeline), self.weights_bytes)
-            self.memo[("weights", tensor, pipeline)] = found
+            found = self.memo[place] = model_weights(
+                self.shape,
+                Parallel(tensor=tensor, pipeline=pipeline),
+                self.weights_bytes,
+                groups=self.groups,
+                engine_version=".".join(map(str, engine.version)),
+                compute_capability=capability,
+            )
         return found
 
 
-def read_model(config: Mapping[str, Any], name: str = "", weights_bytes: int | None = None) -> Model:
+def read_model(
+    config: Mapping[str, Any],
+    name: str = "",
+    weights_bytes: int | None = None,
+) -> Model:
     """The model of a config.json. Raises ModelConfigError with everything that is wrong with it."""
-    return Model(read_model_shape(config), name or model_key(config, weights_bytes), weights_bytes, config)
+    return Model(read_model_shape(config), name or model_key(config, weights_bytes), weights_bytes, config=config)
 
 
 def _unquantized(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,8 +212,9 @@ def evaluate(engine: Engine, model: Model, choice: Choice, exact: bool = True) -
         choice.tensor,
         choice.pipeline,
         choice.enforce_eager,
+        engine.version < V1_ENGINE and choice.max_model_len > LONGEST_WHOLE_PROMPT,
     )
-    weights = model.weights(choice.tensor, choice.pipeline)
+    weights = model.weights(engine, choice.tensor, choice.pipeline)
     parts = _overheads(engine, model, work)
     measured: Mapping[str, int] = {}
     if engine.calibration:
