@@ -72,6 +72,10 @@ class ActionModule(ActionBase):
                 }
                 for host, plans in judged.plans.items()
             },
+            keys={
+                host: {name: gate.key(host, by_name[name], plan) for name, plan in plans.items() if plan["settings"]}
+                for host, plans in judged.plans.items()
+            },
             findings=[finding.as_dict() for finding in judged.findings],
         )
         text = summary(judged.findings, planned)

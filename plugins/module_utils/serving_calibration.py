@@ -146,25 +146,47 @@ def key(model: str, engine: str, engine_version: str, gpu: str, settings: Mappin
     )
 
 
-def calibrate(
-    boot: BootLog, plan: Mapping[str, Any] | None, model: str = "", engine_version: str = "", gpu: str = ""
-) -> dict[str, Any]:
-    """Everything that *boot* tells: `differences` from *plan*, `mismatches`, and `measured` under its `key`.
+def calibrate(boot: BootLog, plan: Mapping[str, Any] | None, name: str = "") -> dict[str, Any]:
+    """Everything that *boot* tells: `differences` from *plan*, `mismatches`, and what was `measured`.
 
-    Without a plan there is nothing to compare with and no key. Raises CalibrationError.
+    *name* is the deployment's key. Without a plan there is nothing to compare with. What does not run as it was planned teaches nothing.
     """
-    found: dict[str, Any] = {"differences": [], "mismatches": [], "measured": {}, "key": ""}
+    found: dict[str, Any] = {"differences": [], "mismatches": [], "measured": {}}
     if plan is None:
         return {**found, "measured": measured(boot)}
-    found["mismatches"] = mismatches(boot, plan, engine_version)
+    found["mismatches"] = mismatches(boot, plan, version_of(name))
     found["differences"] = [one.as_dict() for one in compare(boot, plan)]
-    version = engine_version or boot.version
-    if found["mismatches"] or boot.failure or not (gpu and version):
-        return found
-    found["measured"] = measured(boot, (plan.get("memory") or {}).get("requested"))
-    if found["measured"]:
-        found["key"] = key(model or boot.model, "vllm", version, gpu, plan.get("settings") or {}).text()
+    if not found["mismatches"] and not boot.failure:
+        found["measured"] = measured(boot, (plan.get("memory") or {}).get("requested"))
     return found
+
+
+def version_of(name: str) -> str:
+    """The engine's version in a key of a calibration; '' if it is none."""
+    parts = name.split("|")
+    return parts[2] if len(parts) > 2 else ""
+
+
+def report(name: str, boot: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """What was learnt about the deployment *name*, as lines for a terminal."""
+    lines = [f"{name}:" + (f" did not start: {boot['failure']}" if boot.get("failure") else "")]
+    lines += [f"  not compared: {reason}" for reason in found.get("mismatches") or []]
+    for one in found.get("differences") or []:
+        share = "" if one["share"] is None else f" ({one['share']:+.1%})"
+        outside = ", outside of what the plan expects" if one["expected"] is False else ""
+        lines.append(
+            f"  {one['name']}: planned {_said(one, 'planned')}, measured {_said(one, 'measured')}{share}{outside}"
+        )
+    if not found.get("measured"):
+        lines.append("  nothing to keep")
+    return lines
+
+
+def _said(one: Mapping[str, Any], which: str) -> str:
+    value = float(one[which])
+    if one["name"] in ("kv_cache_tokens", "max_concurrency", "kv_bytes_per_token"):
+        return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+    return f"{value / (1 << 30):.2f} GiB"
 
 
 def merge(kept: Calibration, found: Iterable[tuple[str, Mapping[str, int]]]) -> dict[str, dict[str, int]]:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from ansible_collections.baremetal.llm.plugins.module_utils import deployment_size
 from ansible_collections.baremetal.llm.plugins.module_utils.finding import Finding, Findings, merge, sentence, size
 from ansible_collections.baremetal.llm.plugins.module_utils.lock import Lock, LockError, read_lock
+from ansible_collections.baremetal.llm.plugins.module_utils.serving_calibration import key as calibration_key
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_site import (
     Hardware,
     PlannedModel,
@@ -120,6 +121,12 @@ class Gate(Findings):
                     plans[name][str(item.get("name"))] = plan.as_dict()
             self._together(name, host, shares)
         return GateResult(plans, merge(self.findings))
+
+    def key(self, name: str, item: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
+        """The key of a deployment on the host *name* in a calibration, for a plan that has settings."""
+        host = self.hosts[name]
+        gpu = host.hardware.gpus[gpu_indexes(item, len(host.hardware.gpus))[0]]
+        return calibration_key(self._model(item).name, "vllm", host.engine_version, gpu.name, plan["settings"]).text()
 
     def _model(self, item: Mapping[str, Any]) -> PlannedModel:
         name = str(item.get("model"))

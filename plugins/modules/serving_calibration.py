@@ -12,7 +12,7 @@ version_added: 0.1.0
 description:
   - Reads the start of an engine out of the journal of its unit, or out of a text, and returns what it said about
     memory. The sentences of vLLM from 0.6 on are known, those of its CPU build included.
-  - With O(plan) it returns the differences as RV(differences), and RV(measured) and RV(key), which is what
+  - With O(plan) it returns the differences as RV(differences). RV(measured) under O(key) is what
     M(baremetal.llm.serving_plan) takes as O(baremetal.llm.serving_plan#module:calibration) for the next plan.
   - Reads only.
 extends_documentation_fragment:
@@ -41,17 +41,10 @@ options:
   plan:
     description: What M(baremetal.llm.serving_plan) returned for this deployment on this host.
     type: dict
-  model:
+  key:
     description:
-      - The model's name in the calibration, organisation and name. By default the model that the log names.
-    type: str
-    default: ''
-  engine_version:
-    description: The version that was planned for. By default the one that the log names.
-    type: str
-    default: ''
-  gpu:
-    description: Name of the GPUs, as M(baremetal.llm.gpu_info) says it. Without one there is no RV(key).
+      - The deployment's key in a calibration, as M(baremetal.llm.serving_gate) returns it. The version that was planned
+        for is taken from it.
     type: str
     default: ''
 author:
@@ -67,8 +60,8 @@ EXAMPLES = r"""
 - name: Compare the engine with its plan
   baremetal.llm.serving_calibration:
     unit: vllm@chat.service
-    plan: "{{ chat_plan }}"
-    gpu: NVIDIA L40S
+    plan: "{{ gate.plans[inventory_hostname].chat }}"
+    key: "{{ gate.keys[inventory_hostname].chat }}"
   register: chat_calibration
 
 - name: Read a log that somebody sent
@@ -104,16 +97,11 @@ measured:
   returned: success
   type: dict
   sample: {weights: 16094101452, activations: 2223934065, non_torch: 375809638, non_kv: 18696032640}
-key:
-  description: The key of RV(measured) in a calibration. Empty without O(plan) and O(gpu).
-  returned: success
-  type: str
-  sample: org/model|vllm|0.32.0|NVIDIA L40S|tp1|pp1|seqs256|tokens2048|graphs
 """
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.baremetal.llm.plugins.module_utils.serving_calibration import CalibrationError, calibrate
+from ansible_collections.baremetal.llm.plugins.module_utils.serving_calibration import calibrate
 from ansible_collections.baremetal.llm.plugins.module_utils.unit_log import UnitLogError, unit_log
 from ansible_collections.baremetal.llm.plugins.module_utils.vllm_boot_log import BootLogError, parse
 
@@ -124,9 +112,7 @@ def main() -> None:
             "unit": {"type": "str"},
             "log": {"type": "str"},
             "plan": {"type": "dict"},
-            "model": {"type": "str", "default": ""},
-            "engine_version": {"type": "str", "default": ""},
-            "gpu": {"type": "str", "default": ""},
+            "key": {"type": "str", "default": "", "no_log": False},
         },
         mutually_exclusive=[["unit", "log"]],
         required_one_of=[["unit", "log"]],
@@ -135,8 +121,8 @@ def main() -> None:
     arguments = module.params
     try:
         boot = parse(unit_log(arguments["unit"]) if arguments["log"] is None else arguments["log"])
-        found = calibrate(boot, arguments["plan"], arguments["model"], arguments["engine_version"], arguments["gpu"])
-    except (BootLogError, CalibrationError, UnitLogError) as error:
+        found = calibrate(boot, arguments["plan"], arguments["key"])
+    except (BootLogError, UnitLogError) as error:
         module.fail_json(msg=f"{arguments['unit'] or 'log'}: {error}")
     module.exit_json(changed=False, boot=boot.as_dict(), **found)
 

@@ -117,6 +117,11 @@ settings:
   returned: when the task succeeds, or with O(return_findings)
   type: dict
   sample: {gpu-1: {chat: {max_model_len: 131072, max_num_seqs: 1024, tensor_parallel_size: 1}}}
+keys:
+  description: By host and deployment the key under which a calibration keeps what was measured.
+  returned: when the task succeeds, or with O(return_findings)
+  type: dict
+  sample: {gpu-1: {chat: org/model|vllm|0.33.0|NVIDIA L40S|tp1|pp1|seqs256|tokens2048|graphs}}
 findings:
   description: What cannot fit, and what could not be judged; each with its code, variable, hosts, message and way out.
   returned: when the task succeeds, or with O(return_findings)
