@@ -126,7 +126,7 @@ def state_bytes(state: LayerState, tensor: int, model_dtype: str, cache_dtype: s
     recurrent_dtype = state.dtype if ssm_dtype == "auto" else ssm_dtype
     if recurrent_dtype == "auto":
         recurrent_dtype = conv_dtype
-    groups = state.groups
+    groups = state.groups if state.kind == "mamba2" else 0
     if groups and groups % tensor:
         # Every GPU needs the whole group of its heads (vLLM, extra_groups_for_head_shards).
         groups = max(groups, tensor)

@@ -381,7 +381,7 @@ def _state(reader: Reader, model_type: str) -> LayerState:
         kernel = reader.number("linear_conv_kernel_dim", 4)
         dtype = reader.text("mamba_ssm_dtype", "auto")
         channels = 2 * key_heads * key_size + heads * size
-        return LayerState("gated_delta_net", channels, kernel, 0, heads, size, key_size, dtype)
+        return LayerState("gated_delta_net", channels, kernel, key_heads, heads, size, key_size, dtype)
     if config.get("conv_L_cache") is not None:
         channels = reader.optional("conv_dim") or reader.number("hidden_size")
         return LayerState("short_conv", channels, reader.number("conv_L_cache"))

@@ -147,10 +147,11 @@ def _head_problems(shape: ModelShape, tensor: int) -> list[ParallelProblem]:
                     "state_heads", f"{state.heads} heads of the {state.kind} layers cannot be divided by {tensor}"
                 )
             )
-        elif state.kind == "mamba2" and state.groups > 1 and state.groups % tensor:
+        elif state.groups > 1 and state.groups % tensor:
+            # One group is copied to every GPU, several are not (vLLM, mamba_mixer2.py).
             problems.append(
                 ParallelProblem(
-                    "state_groups", f"{state.groups} groups of the mamba2 layers cannot be divided by {tensor}"
+                    "state_groups", f"{state.groups} groups of the {state.kind} layers cannot be divided by {tensor}"
                 )
             )
     return problems

@@ -49,7 +49,8 @@ class LayerState:
     # Elements of the convolution's input that it keeps, besides those of the groups, and how many steps of them.
     conv_channels: int = 0
     conv_kernel: int = 0
-    # Groups of the input and output matrices (B and C of Mamba 2), each of `state_size` elements.
+    # Mamba 2: groups of the input and output matrices (B and C), each of `state_size` elements. Gated delta net: heads
+    # of keys.
     groups: int = 0
     heads: int = 0
     head_size: int = 0
