@@ -149,7 +149,8 @@ def key(model: str, engine: str, engine_version: str, gpu: str, settings: Mappin
 def calibrate(boot: BootLog, plan: Mapping[str, Any] | None, name: str = "") -> dict[str, Any]:
     """Everything that *boot* tells: `differences` from *plan*, `mismatches`, and what was `measured`.
 
-    *name* is the deployment's key. Without a plan there is nothing to compare with. What does not run as it was planned teaches nothing.
+    *name* is the deployment's key. Without a plan there is nothing to compare with. What does not run as it was planned
+    teaches nothing.
     """
     found: dict[str, Any] = {"differences": [], "mismatches": [], "measured": {}}
     if plan is None:
