@@ -13,7 +13,6 @@ from collections.abc import Sequence
 
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_kv import KvSettings, kv_bytes_needed
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_kv_groups import CacheError
-from ansible_collections.baremetal.llm.plugins.module_utils.serving_model import read_model_shape
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_plan import plan
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_shape import ModelConfigError
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_site import PlannedModel
@@ -24,7 +23,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils.serving_types import
     ServingPlan,
     Wishes,
 )
-from ansible_collections.baremetal.llm.plugins.module_utils.serving_vllm import Model
+from ansible_collections.baremetal.llm.plugins.module_utils.serving_vllm import Model, read_model
 
 
 class SitePlanner:
@@ -64,7 +63,7 @@ class SitePlanner:
     def _model(self, model: PlannedModel) -> Model | ModelConfigError:
         if model.name not in self._models:
             try:
-                self._models[model.name] = Model(read_model_shape(model.config), model.name, model.weights_bytes)
+                self._models[model.name] = read_model(model.config, model.name, model.weights_bytes)
             except ModelConfigError as error:
                 self._models[model.name] = error
         return self._models[model.name]

