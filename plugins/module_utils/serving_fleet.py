@@ -272,7 +272,8 @@ def _cell(plan: Mapping[str, Any], count: int) -> Cell:
 def _short(changes: Sequence[Mapping[str, Any]]) -> str:
     """What would help, in three words: more GPUs, or a shorter context."""
     for change in changes:
-        if "gpus" in change["settings"]:
+        # More GPUs alone: with a quantized model besides it would be another row.
+        if "gpus" in change["settings"] and "weights_bytes" not in change["settings"]:
             return f"no: {plural(int(change['settings']['gpus']), 'GPU')}"
     for change in changes:
         if set(change["settings"]) == {"max_model_len"}:

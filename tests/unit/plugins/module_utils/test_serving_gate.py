@@ -5,6 +5,10 @@
 
 from __future__ import annotations
 
+import ast
+import re
+from pathlib import Path
+
 import pytest
 
 from ansible_collections.baremetal.llm.plugins.module_utils.lock import Lock, LockError, LockFile, ModelFacts
@@ -159,3 +163,32 @@ def test_the_options_of_the_role_are_said_and_not_planned_over():
     assert "max_num_seqs" not in settings
     assert settings["max_model_len"] == 4096
     assert settings["tensor_parallel_size"] == 1
+
+
+def planner_codes():
+    """Every code that a plan of vLLM can refuse with, as it stands in the planner's source."""
+    folder = Path(__file__).resolve().parents[4] / "plugins/module_utils"
+    found = set()
+    for path in folder.glob("serving_*.py"):
+        # What these two refuse concerns other input than a site's, and another engine.
+        if "llama_cpp" in path.name or path.name in ("serving_request.py", "serving_input.py"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("Refusal", "Problem", "ParallelProblem"):
+                found |= {node.args[0].value} if isinstance(node.args[0], ast.Constant) else set()
+            elif isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "code":
+                found |= {node.value.value} if isinstance(node.value, ast.Constant) else set()
+    return {f"plan-{code.replace('_', '-')}" for code in found}
+
+
+def own_codes():
+    source = (Path(__file__).resolve().parents[4] / "plugins/module_utils/serving_gate.py").read_text(encoding="utf-8")
+    return set(re.findall(r'"(plan-[a-z-]+[a-z])"', source))
+
+
+def test_every_code_is_documented():
+    text = (Path(__file__).resolve().parents[4] / "docs/findings.md").read_text(encoding="utf-8")
+    section = text.split("\n## Plan gate\n", 1)[1].split("\n## ", 1)[0]
+    documented = set(re.findall(r"^\| `([a-z0-9-]+)` \|", section, re.MULTILINE))
+    assert len(own_codes()) == 6
+    assert documented == planner_codes() | own_codes()
