@@ -49,8 +49,11 @@ from ansible_collections.baremetal.llm.plugins.module_utils.serving_shape import
 _TOKENS_BY_CONCURRENCY = (0, 21)
 # Blocks that leave a window are kept until a second batch in flight is done (vllm-project/vllm#47728, July 2026).
 _TWO_BATCHES_IN_FLIGHT = (0, 26)
-# Models with states cache prefixes by default, for which a request keeps two states.
-_STATES_ARE_CACHED = (0, 21)
+# Models with states cache prefixes by default, for which a request keeps two states (vllm-project/vllm#50991). Before,
+# who asked for it got a state for every block of models that could ("all", Mamba), and two of others ("align").
+_STATES_ARE_CACHED = (0, 28)
+# The packed layout was the default of sparse latent attention before.
+_PACKED_BY_DEFAULT_BEFORE = (0, 17)
 # Versions whose pool has room for all layers on the GPUs of each stage of a pipeline (one log of 0.10.2, which
 # vllm-project/vllm#23974 began), and versions that only refuse to start as if it were so (#32105, #33698).
 _WHOLE_DEPTH, _WHOLE_DEPTH_CHECKED = ((0, 10, 2), (0, 11)), ((0, 14), (0, 16))
@@ -120,20 +123,20 @@ def resolved_kv_dtype(shape: ModelShape, settings: KvSettings) -> str:
     """What kv_cache_dtype "auto" and the short names come to for this model and GPU. Raises CacheError.
 
     "auto" is what the checkpoint asks for (kv_cache_scheme, kv_cache_quant_algo), else the dtype of the model. Sparse
-    MLA with an fp8 cache uses the packed layout fp8_ds_mla, except on compute capability 10 and newer.
+    MLA with an fp8 cache uses the packed layout fp8_ds_mla, except on compute capability 10; it was the default of
+    early versions, and is that of compute capability 12 (vLLM, models/config.py, mla_attention.py, platforms/cuda.py).
     """
     dtype = settings.kv_cache_dtype
     if dtype == "auto" and shape.quantization is not None and shape.quantization.kv_cache_dtype:
         dtype = shape.quantization.kv_cache_dtype
     sparse = any(layers.kind == INDEXER for layers in shape.layers)
-    if sparse and dtype == "auto" and settings.compute_capability[0] == 10 and shape.model_type == "glm_moe_dsa":
-        # vLLM, models/config.py: GlmMoeDsaForCausalLM.
-        dtype = "fp8_e4m3"
-    if dtype == "auto":
-        dtype = shape.dtype
-    if sparse and dtype.startswith("fp8") and settings.compute_capability[0] < 10:
-        dtype = "fp8_ds_mla"
-    return dtype
+    if sparse:
+        early, major = settings.version < _PACKED_BY_DEFAULT_BEFORE, settings.compute_capability[0]
+        if dtype == "auto" and major == 10 and shape.model_type == "glm_moe_dsa" and not early:
+            dtype = "fp8_e4m3"
+        if (dtype == "auto" and (early or major == 12)) or (dtype.startswith("fp8") and (early or major != 10)):
+            dtype = "fp8_ds_mla"
+    return shape.dtype if dtype == "auto" else dtype
 
 
 def cache_groups(shape: ModelShape, settings: KvSettings) -> list[Group]:
@@ -267,8 +270,10 @@ def _block_size(shape: ModelShape, settings: KvSettings) -> tuple[int, int]:
     default, alignment = 16, 16
     if settings.device == "cpu":
         default, alignment = 128, 32
-    elif shape.uses_mla and settings.compute_capability[0] >= 9:
-        # FlashMLA and FlashInfer; CUTLASS's takes 128. Older GPUs use Triton's, which takes any multiple of 16.
+    elif shape.uses_mla and (
+        any(layers.kind == INDEXER for layers in shape.layers) or settings.compute_capability[0] in (9, 10)
+    ):
+        # FlashMLA, FlashInfer and the sparse kernels. Others take any multiple of 16.
         default, alignment = 64, 64
     return settings.block_size or default, alignment
 
@@ -294,9 +299,10 @@ def _in_flight(settings: KvSettings) -> int:
 def _blocks_of(group: Group, settings: KvSettings) -> int:
     length, size = settings.max_model_len, group.block_size
     if group.kind == STATE:
-        cached = settings.enable_prefix_caching
-        if cached is None:
-            cached = settings.version >= _STATES_ARE_CACHED
+        default = settings.version >= _STATES_ARE_CACHED
+        cached = default if settings.enable_prefix_caching is None else settings.enable_prefix_caching
+        if cached and not default and group.every_block:
+            return -(-length // size)
         return 1 + bool(cached) + settings.num_speculative_tokens
     if group.kind == SLIDING_WINDOW:
         return -(-min(group.window - 1 + _in_flight(settings), length) // size) + 1

@@ -67,6 +67,8 @@ class Page:
     bytes: int
     block_size: int
     window: int = 0
+    # Of states: versions that offered it keep one for every block, so that any prefix can be taken up again.
+    every_block: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,10 @@ class Group:
     block_size: int
     window: int
     pages: tuple[Page, ...]
+
+    @property
+    def every_block(self) -> bool:
+        return self.pages[0].every_block
 
     @property
     def bytes_per_block(self) -> int:
@@ -206,7 +212,9 @@ def _pages(shape: ModelShape, layers: Sequence[AttentionLayers], settings: PageS
     pages = []
     for part in layers:
         if part.kind == STATE:
-            pages.append(Page(STATE, part.positions, padded_state if attention else states[id(part)], 1))
+            size = padded_state if attention else states[id(part)]
+            every_block = part.state is not None and part.state.kind in ("mamba1", "mamba2")
+            pages.append(Page(STATE, part.positions, size, block_size, every_block=every_block))
         else:
             pages.append(Page(part.kind, part.positions, per_token[id(part)] * block_size, block_size, part.window))
     return [page for page in pages if page.bytes]
@@ -225,16 +233,17 @@ def _same_size(pages: Sequence[Page]) -> list[Page]:
 
 def _split(pages: Sequence[Page]) -> list[Group]:
     """Groups of equally many layers of pages of one size."""
-    kinds: dict[tuple[str, int, int], list[int]] = {}
+    kinds: dict[tuple[str, int, int, bool], list[int]] = {}
     for page in pages:
         kind = FULL if page.kind in _EVERY_TOKEN else page.kind
-        kinds.setdefault((kind, page.block_size, page.window), []).extend(page.positions)
+        kinds.setdefault((kind, page.block_size, page.window, page.every_block), []).extend(page.positions)
     counts = [len(positions) for positions in kinds.values()]
     size = max(counts) if max(counts) < _NEARLY_AS_MANY * min(counts) else min(counts)
     groups = []
-    for (kind, block_size, window), positions in kinds.items():
+    for (kind, block_size, window, every_block), positions in kinds.items():
         number = -(-len(positions) // size)
         for index in range(number):
-            page = Page(kind, tuple(sorted(positions)[index::number]), pages[0].bytes, block_size, window)
+            places = tuple(sorted(positions)[index::number])
+            page = Page(kind, places, pages[0].bytes, block_size, window, every_block)
             groups.append(Group(kind, block_size, window, (page,)))
     return groups

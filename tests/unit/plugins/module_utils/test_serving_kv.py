@@ -88,6 +88,22 @@ def test_bytes_per_token_of_packed_latent_attention():
         kv_bytes_per_token(shape_of("llama-3.1-8b"), KvSettings(1024, kv_cache_dtype="fp8_ds_mla"))
 
 
+@pytest.mark.parametrize(
+    ("version", "capability", "asked", "expected"),
+    [
+        ("0.11.0", (9, 0), "auto", "fp8_ds_mla"),
+        ("0.11.0", (9, 0), "bfloat16", "bfloat16"),
+        ("0.32.0", (9, 0), "auto", "bfloat16"),
+        ("0.32.0", (9, 0), "fp8", "fp8_ds_mla"),
+        ("0.32.0", (10, 0), "fp8", "fp8"),
+        ("0.32.0", (12, 0), "auto", "fp8_ds_mla"),
+    ],
+)
+def test_the_type_of_sparse_latent_attention_depends_on_version_and_gpu(version, capability, asked, expected):
+    chosen = KvSettings(1024, kv_cache_dtype=asked, engine_version=version, compute_capability=capability)
+    assert kv_cache(shape_of("deepseek-v3.2"), chosen, GIB).kv_cache_dtype == expected
+
+
 def test_a_type_that_is_not_known_is_refused_with_those_that_are():
     with pytest.raises(CacheError, match=r"'fp3' is not known; known are auto, .*fp8"):
         kv_bytes_per_token(shape_of("llama-3.1-8b"), KvSettings(1024, kv_cache_dtype="fp3"))
@@ -113,6 +129,8 @@ def test_tokens_are_those_of_published_logs(log):
             log.get("max_num_batched_tokens", 2048),
             tensor_parallel_size=log["tensor_parallel_size"],
             engine_version=log["vllm_version"],
+            kv_cache_dtype=log.get("kv_cache_dtype", "auto"),
+            enable_prefix_caching=log.get("enable_prefix_caching"),
         ),
         int(log["log_available_kv_cache_gib"] * GIB),
     )
@@ -181,9 +199,12 @@ def test_states_take_what_the_engine_says():
     state = 2 * (32 * 128 * 128 + 3 * 8192)
     page = 544 * 2048
     assert state <= page and cache.state_bytes_per_request == 36 * page
-    # A prefix that is kept takes a second one.
-    kept = KvSettings(8192, engine_version="0.19.0", enable_prefix_caching=True)
-    assert kv_cache(shape_of("qwen3-next-80b-a3b"), kept, GIB).state_bytes_per_request == 2 * 36 * page
+    # A prefix that is kept takes a second one; by default since vllm-project/vllm#50991.
+    for kept in (KvSettings(8192, engine_version="0.19.0", enable_prefix_caching=True), KvSettings(8192)):
+        assert kv_cache(shape_of("qwen3-next-80b-a3b"), kept, GIB).state_bytes_per_request == 2 * 36 * page
+    # Mamba kept one for every block where that was asked for.
+    every = KvSettings(10400, engine_version="0.19.0", enable_prefix_caching=True)
+    assert kv_cache(shape_of("nemotron-h-8b"), every, GIB).blocks_per_request == 7 * 10
 
 
 def test_a_model_without_attention_keeps_only_states():
