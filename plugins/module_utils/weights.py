@@ -106,7 +106,7 @@ def _ensure(
     facts = {"model": lock.model, "revision": lock.revision}
     counter = Counter("verify", facts)
     with Progress(progress_path(lock, settings), counter.look) as progress:
-        plan = examine(lock, settings, reads=counter.expect, read=counter.add)
+        plan = examine(lock, settings, locate=False, reads=counter.expect, read=counter.add)
         check_space(lock, plan, settings)
         outcome = forecast(lock, plan, settings, labels)
         outcome.bytes_fetched, outcome.sources = 0, []
@@ -114,7 +114,7 @@ def _ensure(
             return outcome
         if plan.wanted:
             _fetch(lock, plan, sources, settings, transport, outcome, progress)
-        outcome.findings = [*_rotten(plan), *outcome.findings]
+        outcome.findings = [*_rotten(plan, outcome), *outcome.findings]
         if plan.content_changes or plan.rehashed or plan.pieces:
             counter = Counter("pieces", facts)
             counter.expect(lock.total_bytes if plan.pieces else 0)
@@ -125,13 +125,14 @@ def _ensure(
     return outcome
 
 
-def _rotten(plan: Plan) -> list[Finding]:
+def _rotten(plan: Plan, outcome: Outcome) -> list[Finding]:
+    reasons = {entry["path"]: entry["reason"] for entry in outcome.files}
     return [
         Finding(
             path,
             "",
             "rotten",
-            f"{plan.reasons[path]}, although nothing wrote to it since it was verified: disk, controller or memory of "
+            f"{reasons[path]}, although nothing wrote to it since it was verified: disk, controller or memory of "
             "this host change bytes; it was replaced",
         )
         for path in plan.rotten
@@ -304,8 +305,9 @@ def _note_damage(transfers: Sequence[FileTransfer], outcome: Outcome) -> None:
         transfer = by_path.get(entry["path"])
         if transfer is not None:
             entry["bytes"] = transfer.file.size - transfer.kept
-            if transfer.damage not in entry["reason"]:
-                entry["reason"] += f", damaged in {transfer.damage}"
+            line = f"{entry['path']}: {entry['reason']}"
+            entry["reason"] += f", damaged in {transfer.damage}"
+            outcome.before = outcome.before.replace(f"{line}\n", f"{line}, damaged in {transfer.damage}\n")
 
 
 def _look(lock: Lock, run: Run, transfers: Sequence[FileTransfer]) -> dict[str, Any]:

@@ -170,13 +170,15 @@ def examine(
     lock: Lock,
     settings: Settings,
     read_bytes: bool = True,
+    locate: bool = True,
     reads: Callable[[int], None] = ignore,
     read: Callable[[int], None] = ignore,
 ) -> Plan:
     """Compare what is published with the lock. Files that the record vouches for are only asked for their status.
 
     With `read_bytes` false nothing is hashed and whatever the record does not vouch for counts as wanted. Otherwise
-    `reads` is told how many bytes will be read, and `read` of those that were.
+    `reads` is told how many bytes will be read, and `read` of those that were. With `locate`, damaged files are read
+    once more to say where; a run that heals them learns it anyway.
     """
     target = lock.model_path(settings.root)
     _refuse_links(lock, settings.root)
@@ -225,7 +227,7 @@ def examine(
             known = record.get(file.path)
             if known is not None and known.sha256 == file.sha256 and known.matches(statuses[file.path]):
                 plan.rotten.append(file.path)
-    if read_bytes and plan.damaged:
+    if read_bytes and locate and plan.damaged:
         _locate(lock, plan, settings)
     plan.pieces = bool(settings.piece_bytes) and not pieces_are_written(
         target, {file.path: file for file in lock.files}, settings.piece_bytes

@@ -107,6 +107,7 @@ def test_one_flipped_byte_in_64_mib_costs_one_piece(host, server):
     assert outcome.bytes_fetched == 4 * MIB
     assert outcome.files[0]["bytes"] == 4 * MIB
     assert "damaged in 1 of 16 pieces (bytes 33554432-37748735)" in outcome.files[0]["reason"]
+    assert outcome.files[0]["reason"] in outcome.before
     assert not host.run(server, lock=lock, verify="full", piece_bytes=4 * MIB).changed
 
 
