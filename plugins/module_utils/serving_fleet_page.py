@@ -88,7 +88,8 @@ by {{ report.generated_by }}</p>
 <tbody>
 {% for row in report.deployments %}
 <tr><th scope="row">{{ row.name }}<span class="quiet"> {{ row.model }}</span></th><td>{{ verdict(row.cell) }}</td>
-<td>{% if row.explanation %}<details><summary>{{ row.cell.text }}</summary><ul class="explained">
+<td>{% if row.explanation %}<details>\
+<summary>{{ row.cell.text.replace('no: ', '').replace('no', 'why') }}</summary><ul class="explained">
 {% for line in row.explanation %}<li>{{ line }}</li>{% endfor %}</ul></details>
 {% else %}{{ row.cell.text }}{% endif %}</td>
 <td>{{ memory(row.cell) }}</td><td>{{ names(row.hosts) }}</td></tr>
