@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_defaults import (
+    BATCH_STEPS,
     default_batch,
     default_utilization,
 )
@@ -79,7 +80,8 @@ def divisions(model: Model, wishes: Wishes, gpus: int) -> Iterator[tuple[int, in
                 stages = [wishes.pipeline_parallel_size]
             else:
                 # Stages only where tensor parallelism alone cannot use the GPUs.
-                stages = [1] if tensor < max(valid) else list(range(1, gpus // tensor + 1))
+                only_tensor = wishes.tensor_parallel_size is not None or tensor < max(valid)
+                stages = [1] if only_tensor else list(range(1, gpus // tensor + 1))
             pairs.update(
                 (tensor, count) for count in stages if tensor * count <= gpus and count <= shape.num_hidden_layers
             )
@@ -129,7 +131,24 @@ def choose(engine: Engine, model: Model, wishes: Wishes, gpus: int) -> Outcome:
         longest = longest_that_fits(engine, model, choice)
         if longest:
             choice = choice._replace(max_model_len=longest)
-    return evaluate(engine, model, choice)
+    outcome = evaluate(engine, model, choice)
+    if not outcome.fits and not wishes.max_num_seqs and not wishes.max_num_batched_tokens:
+        return _with_batch_of_smaller_gpu(engine, model, wishes, gpus) or outcome
+    return outcome
+
+
+def _with_batch_of_smaller_gpu(engine: Engine, model: Model, wishes: Wishes, gpus: int) -> Outcome | None:
+    """The plan of a GPU with so little memory less that its default batch is a smaller one, if that fits.
+
+    vLLM's default batch grows in steps with the memory, and with it what is not left for the KV cache. What fits on
+    the smaller GPU must not be refused on the larger one.
+    """
+    for memory in BATCH_STEPS:
+        if engine.gpu.memory_bytes >= memory:
+            smaller = replace(engine, gpu=replace(engine.gpu, memory_bytes=memory - 1))
+            outcome = choose(smaller, model, wishes, gpus)
+            return evaluate(engine, model, outcome.choice) if outcome.fits else None
+    return None
 
 
 def longest_that_fits(engine: Engine, model: Model, choice: Choice) -> int:

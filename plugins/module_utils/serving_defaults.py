@@ -53,6 +53,10 @@ def default_utilization(version: Version) -> float:
     return 0.92 if version >= GRAPHS_TAKEN_OFF else 0.90
 
 
+# From how much memory in bytes on the default batch is a larger one, the largest first.
+BATCH_STEPS = (160 * GIB, 70 * GIB)
+
+
 @dataclass(frozen=True)
 class Batch:
     """How much one step of the engine may hold: tokens and sequences."""
@@ -67,9 +71,9 @@ def default_batch(version: Version, gpu: Gpu, max_model_len: int) -> Batch:
         # Without chunked prefill a step holds a whole prompt; contexts over 32768 tokens were chunked by 2048.
         return Batch(2048 if max_model_len > LONGEST_WHOLE_PROMPT else max(max_model_len, 2048), 256)
     name = gpu.name.lower()
-    if version >= LARGE_GPUS and gpu.memory_bytes >= 160 * GIB:
+    if version >= LARGE_GPUS and gpu.memory_bytes >= BATCH_STEPS[0]:
         return Batch(16384, 1024)
-    if gpu.memory_bytes >= 70 * GIB and "a100" not in name and "gb10" not in name:
+    if gpu.memory_bytes >= BATCH_STEPS[1] and "a100" not in name and "gb10" not in name:
         return Batch(8192, 1024 if version >= (0, 9) else 256)
     return Batch(2048, 256)
 

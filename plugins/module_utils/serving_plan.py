@@ -227,13 +227,19 @@ def _chosen(engine: Engine, model: Model, wishes: Wishes, gpus: int, outcome: Ou
             text.append(f"max_model_len {own} is what the model can read.")
         else:
             text.append(f"max_model_len {choice.max_model_len} is what fits; the model can read {own} tokens.")
-    defaults = [
-        f"{name} {getattr(choice, name):g}"
-        for name in ("max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization")
-        if getattr(wishes, name) is None and not (name[0] == "g" and choice.kv_cache_memory_bytes is not None)
-    ]
+    own_batch = base_choice(engine, model, wishes)
+    defaults: list[str] = []
+    smaller: list[str] = []
+    for name in ("max_num_seqs", "max_num_batched_tokens", "gpu_memory_utilization"):
+        if getattr(wishes, name) is None and not (name[0] == "g" and choice.kv_cache_memory_bytes is not None):
+            value = getattr(choice, name)
+            (defaults if value == getattr(own_batch, name) else smaller).append(f"{name} {value:g}")
     if defaults:
         text.append(f"By default vLLM {engine.version_text} takes {' and '.join(defaults)} on this GPU.")
+    if smaller:
+        text.append(
+            f"{' and '.join(smaller)} are the defaults of GPUs with less memory: with its own it would not fit."
+        )
     if wishes.tensor_parallel_size is None and gpus > 1:
         used = choice.tensor * choice.pipeline
         text.append(
