@@ -7,8 +7,10 @@
 It lives in a root file system of its own in .cache/llama-cpp (15 seconds to make, 180 MB) and runs by chroot, so that
 nothing is installed on this machine. The models are tests/fakes/tiny_gguf.py's: real headers, zeros for weights.
 
-usage: real_llama_cpp.py compare [--table]      start it with every setting below, compare, exit 1 if it differs
+usage: real_llama_cpp.py make                   make the root file system, where it is missing, and the models
+       real_llama_cpp.py compare [--table]      start it with every setting below, compare, exit 1 if it differs
        real_llama_cpp.py record FILE            keep what it printed, for the unit tests
+       real_llama_cpp.py clean                  remove the root file system and the models
 """
 
 from __future__ import annotations
@@ -21,12 +23,13 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from testbed import CACHE, ROOT, as_root, say
 
@@ -52,12 +55,12 @@ FOLDER = CACHE / "llama-cpp"
 SYSTEM = FOLDER / "root"
 MODELS = FOLDER / "models"
 MIB = 1 << 20
-SECONDS_TO_START = 60
+SECONDS_TO_START = 30
 # Of what it prints: which lines are kept.
 KEPT = re.compile(
     r"buffer size|cells|sched copies|n_ctx_seq +=|layers to GPU|quantized V cache|does not divide|must be <="
 )
-STARTED, LISTENING, FAILED = "reserve took", "server is listening", "exiting due to"
+STARTED, FAILED = "reserve took", "exiting due to"
 
 # Models and llama-server's options. Together: every kind of memory, cache types, contexts that are not round, slots
 # with contexts of their own and a shared one, windows in full, steps of other sizes, and no flash attention.
@@ -185,10 +188,13 @@ def start(model: str, options: str, ask: bool = False) -> Run:
         *("--port", str(port), "--log-verbosity", "4", "--log-colors", "off", "--no-ui", "--fit", "off"),
         *options.split(),
     )
-    until = time.monotonic() + SECONDS_TO_START
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    # Into a file: a pipe that nobody reads blocks who writes, and one that is silent blocks who reads.
+    with (
+        tempfile.TemporaryFile("w+") as printed,
+        subprocess.Popen(command, stdout=printed, stderr=subprocess.STDOUT, text=True) as process,
+    ):
         try:
-            lines = list(_until(process, (LISTENING if ask else STARTED, FAILED), until))
+            lines = _wait_for(process, printed, FAILED if ask else STARTED, port if ask else 0)
             answer = _ask(port) if ask else None
         finally:
             process.terminate()
@@ -200,20 +206,44 @@ def start(model: str, options: str, ask: bool = False) -> Run:
     return Run(model, options, tuple(re.sub(r"reserve took [\d.]+ ms, ", "", line) for line in kept), answer)
 
 
-def _until(process: subprocess.Popen[str], words: Sequence[str], until: float) -> Iterator[str]:
-    assert process.stdout is not None
-    for line in process.stdout:
-        yield line.rstrip("\n")
-        if any(word in line for word in words):
-            return
+def options_of(settings: dict[str, Any]) -> str:
+    """A plan's settings as llama-server's options."""
+    words = []
+    for name, value in settings.items():
+        option = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{option}" if value else f"--no-{option}")
+        else:
+            words += [f"--{option}", str(value)]
+    return " ".join(words)
+
+
+def _wait_for(process: subprocess.Popen[str], printed: TextIO, word: str, port: int) -> list[str]:
+    """What was printed until it said the word, was healthy at the port, or ended."""
+    until = time.monotonic() + SECONDS_TO_START
+    while True:
+        ended = process.poll() is not None
+        printed.seek(0)
+        text = printed.read()
+        if ended or word in text or (port and _is_healthy(port)):
+            return text.splitlines()
         if time.monotonic() > until:
-            raise TimeoutError(f"llama-server was not ready after {SECONDS_TO_START} s")
+            raise TimeoutError(f"llama-server was not ready after {SECONDS_TO_START} s: {text[-1000:]}")
+        time.sleep(0.02)
+
+
+def _is_healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as response:
+            return bool(response.status == 200)
+    except OSError:
+        return False
 
 
 def _ask(port: int) -> dict[str, Any]:
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}/v1/completions",
-        json.dumps({"prompt": "hello", "max_tokens": 4}).encode(),
+        json.dumps({"prompt": "hello", "max_tokens": 4, "ignore_eos": True}).encode(),
         {"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(request, timeout=SECONDS_TO_START) as response:
@@ -304,11 +334,18 @@ def table(results: Sequence[tuple[Run, list[Comparison]]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("make")
+    commands.add_parser("clean")
     commands.add_parser("compare").add_argument("--table", action="store_true", help="print all of it, in Markdown")
     commands.add_parser("record").add_argument("file", type=Path)
     arguments = parser.parse_args()
+    if arguments.command == "clean":
+        subprocess.run(as_root("rm", "-rf", str(FOLDER)), check=True)
+        return 0
     make_system()
     line, build = version()
+    if arguments.command == "make":
+        return 0
     if arguments.command == "record":
         runs = [start(model, options).as_dict() for model, options in SETTINGS]
         arguments.file.parent.mkdir(parents=True, exist_ok=True)
