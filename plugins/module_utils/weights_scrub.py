@@ -251,10 +251,10 @@ def metrics(result: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] = os.environ) -> int:
+def main(arguments: Sequence[str] | None = None, environment: Mapping[str, str] | None = None) -> int:
     """Returns 0 if everything is right, 1 if something is damaged, 2 if not everything could be read."""
     options = _parser().parse_args(arguments)
-    say = _speaker("JOURNAL_STREAM" in environment)
+    say = _speaker("JOURNAL_STREAM" in (os.environ if environment is None else environment))
     began, started = time.time(), time.monotonic()
     brake = Brake(options.bytes_per_second)
     revisions = []
@@ -299,10 +299,7 @@ def _speaker(journal: bool) -> Callable[[str, str], None]:
     def say(priority: str, text: str) -> None:
         # A name on a disk can hold anything; a line stays a line.
         text = "".join(sign if sign.isprintable() else "?" for sign in text)
-        print((_PRIORITIES[priority] if journal else "") + text, flush=True)
+        sys.stdout.write(f"{_PRIORITIES[priority] if journal else ''}{text}\n")
+        sys.stdout.flush()
 
     return say
-
-
-if __name__ == "__main__":
-    sys.exit(main())

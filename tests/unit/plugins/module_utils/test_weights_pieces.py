@@ -11,7 +11,7 @@ import hashlib
 import os
 import re
 import tracemalloc
-import xml.etree.ElementTree as ElementTree
+from xml.etree import ElementTree
 
 import pytest
 from hypothesis import HealthCheck, given, settings
