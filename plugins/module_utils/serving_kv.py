@@ -38,6 +38,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils.serving_parallel imp
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_shape import (
     CHUNKED,
     CROSS,
+    FULL,
     INDEXER,
     SLIDING_WINDOW,
     STATE,
@@ -214,7 +215,11 @@ def kv_cache(shape: ModelShape, settings: KvSettings, available_bytes: int | Seq
         state_bytes_per_request=sum(
             group.bytes_per_block * _blocks_of(group, settings) for group in groups if group.kind == STATE
         ),
-        block_size=min(group.block_size for group in groups if group.kind != STATE or len(groups) == 1),
+        block_size=min(
+            group.block_size
+            for group in groups
+            if group.kind == FULL or not any(other.kind == FULL for other in groups)
+        ),
         bytes_per_block=max(per_stage),
         blocks=blocks,
         blocks_per_request=per_request,

@@ -48,6 +48,8 @@ _BITS = {
     "int4_per_token_head": 4,
 }
 _SCALE_BYTES = 4
+# Packed pages of DeepSeek V4: tokens of one, and what its bytes are a multiple of (vLLM, models/deepseek_v4).
+_PACKED_BLOCK, _PACKED_ALIGNMENT = 256, 576
 # Kinds of layers whose pages can be in one group although they differ in size: all keep every token.
 _EVERY_TOKEN = (FULL, MLA, INDEXER)
 # A model is grouped by its largest kind of layers instead of its smallest when that is less than this times larger.
@@ -115,6 +117,9 @@ def token_bytes(layers: AttentionLayers, dtype: str, tensor: int) -> int:
     """Bytes per token of one such layer on one GPU. 0 for layers that keep no tokens. Raises CacheError."""
     if layers.kind in (STATE, ENCODER):
         return 0
+    if layers.entry_bytes:
+        # What is in a window is small there, and soon does not grow any more.
+        return 0 if layers.kind == SLIDING_WINDOW else -(-layers.entry_bytes // layers.tokens_per_entry)
     if layers.kind == INDEXER:
         return layers.head_size
     if layers.kind == MLA:
@@ -174,6 +179,8 @@ def group_layers(shape: ModelShape, layers: Sequence[AttentionLayers], settings:
     pages = _pages(shape, kept, settings)
     if not pages:
         return []
+    if any(part.entry_bytes for part in kept):
+        return _packed(pages)
     kinds = {(page.kind, page.window) for page in pages if page.kind not in _EVERY_TOKEN}
     some_keep_all = any(page.kind in _EVERY_TOKEN for page in pages)
     states = {page.bytes for page in pages if page.kind == STATE}
@@ -211,13 +218,39 @@ def _pages(shape: ModelShape, layers: Sequence[AttentionLayers], settings: PageS
         padded_state = block_size * one_token
     pages = []
     for part in layers:
-        if part.kind == STATE:
+        if part.entry_bytes:
+            tokens = part.block_size or max(block_size, _PACKED_BLOCK)
+            entries = max(1, tokens // part.tokens_per_entry)
+            size = -(-entries * part.entry_bytes // _PACKED_ALIGNMENT) * _PACKED_ALIGNMENT
+            pages.append(Page(part.kind, part.positions, size, tokens, part.window))
+        elif part.kind == STATE:
             size = padded_state if attention else states[id(part)]
             every_block = part.state is not None and part.state.kind in ("mamba1", "mamba2")
             pages.append(Page(STATE, part.positions, size, block_size, every_block=every_block))
         else:
             pages.append(Page(part.kind, part.positions, per_token[id(part)] * block_size, block_size, part.window))
     return [page for page in pages if page.bytes]
+
+
+def _packed(pages: Sequence[Page]) -> list[Group]:
+    """Pages of different sizes side by side: what keeps every token is one group, what does not is cut to fit beside.
+
+    As vLLM's `_get_packed_kv_cache_groups` for DeepSeek V4 ("5-group layout", vllm-project/vllm#51041).
+    """
+    whole = tuple(page for page in pages if page.kind in _EVERY_TOKEN)
+    groups = [Group(FULL, whole[0].block_size, 0, whole)] if whole else []
+    room = sum(page.bytes * len(page.positions) for page in whole)
+    buckets: dict[tuple[int, int], list[Page]] = {}
+    for page in pages:
+        if page.kind not in _EVERY_TOKEN:
+            buckets.setdefault((page.window, page.block_size), []).append(page)
+    for (window, block_size), found in buckets.items():
+        size = sum(page.bytes * len(page.positions) for page in found)
+        number = max(1, -(-size // room)) if room else 1
+        for index in range(number):
+            parts = tuple(replace(page, positions=page.positions[index::number]) for page in found)
+            groups.append(Group(found[0].kind, block_size, window, parts))
+    return groups
 
 
 def _same_size(pages: Sequence[Page]) -> list[Page]:

@@ -40,6 +40,8 @@ _NAMES: Mapping[str, str] = {
     "global_attention": FULL,
     "deepseek_sparse_attention": FULL,
     "*": FULL,
+    "compressed_sparse_attention": FULL,
+    "heavily_compressed_attention": FULL,
     "sliding_attention": SLIDING_WINDOW,
     "sliding_window": SLIDING_WINDOW,
     "sliding": SLIDING_WINDOW,
@@ -98,8 +100,8 @@ def is_bidirectional(reader: Reader, model_type: str, architecture: str) -> bool
         any(part in name for part in _BIDIRECTIONAL)
         or "Bidirectional" in architecture
         or reader.config.get("is_causal") is False
-        or reader.flag("use_bidirectional_attention")
-    )
+        or reader.config.get("use_bidirectional_attention") is True
+    ) and not name.endswith("decoder")
 
 
 def read_mixers(reader: Reader, model_type: str, architecture: str, layers: int) -> Mixers:
@@ -124,6 +126,7 @@ def read_mixers(reader: Reader, model_type: str, architecture: str, layers: int)
     skips_indexer = _layers_without_indexer(reader, layers)
     sides = {"wide": attention, "local": sliding, "chunk": replace(attention, kind=CHUNKED, window=chunk)}
     result = []
+    own = reader.mapping("per_layer_config")
     for index, kind in enumerate(kinds):
         mixers: list[Mixer] = []
         if kind in (FULL, _BOTH):
@@ -138,8 +141,20 @@ def read_mixers(reader: Reader, model_type: str, architecture: str, layers: int)
             mixers = [mixer if mixer.kind == STATE else replace(mixer, shared=True) for mixer in mixers]
         if attention.kind == MLA and reader.config.get("index_topk") and index not in skips_indexer:
             mixers = [replace(mixer, indexer=True) if mixer.kind == MLA else mixer for mixer in mixers]
+        if own:
+            mixers = [_own_heads(own.get(str(index), own.get(f"{index:02d}")), mixer) for mixer in mixers]
         result.append(tuple(mixers))
     return Mixers(tuple(result), tuple(notes))
+
+
+def _own_heads(changes: object, mixer: Mixer) -> Mixer:
+    """A layer whose heads config.json gives by itself (per_layer_config of transformers 5)."""
+    if not isinstance(changes, Mapping) or mixer.kind in (STATE, MLA):
+        return mixer
+    inner = Reader(changes)
+    size = inner.optional("head_dim") or mixer.head_size
+    kv_heads = inner.optional("num_key_value_heads") or mixer.kv_heads
+    return replace(mixer, head_size=size, value_head_size=size, kv_heads=kv_heads)
 
 
 def attention_layers(mixers: Sequence[tuple[Mixer, ...]], index_bytes: int = 0) -> tuple[AttentionLayers, ...]:
@@ -179,6 +194,12 @@ def _kinds(reader: Reader, model_type: str, layers: int) -> tuple[list[str], lis
     """The kind of each layer, and what was assumed."""
     notes: list[str] = []
     if model_type in ("mamba", "mamba2", "falcon_mamba"):
+        return [STATE] * layers, notes
+    if (
+        model_type == "bamba"
+        and reader.config.get("attn_layer_indices") is None
+        and not reader.config.get("layer_types")
+    ):
         return [STATE] * layers, notes
     if model_type == "falcon_h1":
         return [_BOTH] * layers, notes
@@ -375,6 +396,10 @@ def _state(reader: Reader, model_type: str) -> LayerState:
         reader.missing.extend(f"linear_attn_config.{name}" for name in inner.missing)
         kernel = inner.number("short_conv_kernel_size", 4)
         return LayerState("kda", 3 * heads * size, kernel, 0, heads, size, size, "float32")
+    if config.get("linear_num_heads") is not None and config.get("linear_head_dim") is not None:
+        heads, size = reader.number("linear_num_heads"), reader.number("linear_head_dim")
+        kernel = reader.number("linear_conv_kernel_dim", 4)
+        return LayerState("kda", 3 * heads * size, kernel, 0, heads, size, size, "float32")
     if config.get("linear_num_value_heads") is not None:
         key_heads, heads = reader.number("linear_num_key_heads"), reader.number("linear_num_value_heads")
         key_size, size = reader.number("linear_key_head_dim"), reader.number("linear_value_head_dim")
@@ -385,7 +410,8 @@ def _state(reader: Reader, model_type: str) -> LayerState:
     if config.get("conv_L_cache") is not None:
         channels = reader.optional("conv_dim") or reader.number("hidden_size")
         return LayerState("short_conv", channels, reader.number("conv_L_cache"))
-    if config.get("attn_type_list") is not None or config.get("linear_silu") is not None:
+    minimax = model_type.lower().startswith("minimax")
+    if minimax or config.get("attn_type_list") is not None or config.get("linear_silu") is not None:
         heads = reader.number("num_attention_heads")
         size = reader.optional("head_dim") or max(1, reader.number("hidden_size") // heads)
         return LayerState("linear_attention", 0, 0, 0, heads, size, size)

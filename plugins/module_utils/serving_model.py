@@ -23,7 +23,11 @@ from ansible_collections.baremetal.llm.plugins.module_utils.serving_layers impor
     indexer_bytes,
     read_mixers,
 )
-from ansible_collections.baremetal.llm.plugins.module_utils.serving_parameters import count, tower_parameters
+from ansible_collections.baremetal.llm.plugins.module_utils.serving_parameters import (
+    count,
+    mixer_ratios,
+    tower_parameters,
+)
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_quantization import (
     read_quantization,
     wished_quantization,
@@ -33,7 +37,9 @@ from ansible_collections.baremetal.llm.plugins.module_utils.serving_shape import
     CROSS,
     ENCODER,
     FULL,
+    INDEXER,
     MLA,
+    SLIDING_WINDOW,
     STATE,
     AttentionLayers,
     Experts,
@@ -48,6 +54,7 @@ __all__ = ["ModelConfigError", "ModelShape", "read_model_shape"]
 _KNOWN = {
     "afmoe", "apertus", "arcee", "aria_text", "axk1", "baichuan", "bailing_hybrid", "bailing_moe", "bailing_moe_linear",
     "bamba", "bert", "bloom", "camembert", "chatglm", "cohere", "cohere2", "cohere2_moe", "dbrx", "deci", "deepseek",
+    "bitnet", "cwm", "helium", "hy_v3", "hyperclovax", "jais2", "solar_open", "vaultgemma", "nanochat", "codegen",
     "deepseek_v2", "deepseek_v3", "deepseek_v32", "dots1", "ernie4_5", "ernie4_5_moe", "exaone", "exaone4",
     "exaone_moe", "falcon", "falcon_h1", "falcon_mamba", "flex_olmo", "fuyu", "gemma", "gemma2", "gemma3",
     "gemma3_text",
@@ -168,6 +175,10 @@ def _decoder(
         single = reader.number("num_layers", reader.number("num_hidden_layers", 1), most=2048)
         layers = 2 * single
     else:
+        for name in ("layers_block_type", "hybrid_override_pattern"):
+            listed = reader.config.get(name)
+            if reader.raw("num_hidden_layers") is None and isinstance(listed, (list, str)) and 0 < len(listed) <= 4096:
+                reader.config = {**reader.config, "num_hidden_layers": len(listed)}
         layers = reader.layers()
     hidden, vocabulary = reader.number("hidden_size"), reader.number("vocab_size")
     found = read_mixers(reader, model_type, architecture, layers)
@@ -192,6 +203,9 @@ def _decoder(
             "ordinary transformer, and the interval is wider"
         )
     kept = attention_layers(mixers, indexer_bytes(reader))
+    if model_type.startswith("deepseek_v4"):
+        kept, known = _compressed_layers(reader, layers), False
+        notes = ["the packed cache of DeepSeek V4 is planned by its layout in vLLM 0.32; the interval is wider"]
     wide = [mixer for of_layer in mixers for mixer in of_layer if mixer.kind != STATE]
     widest = max(wide, key=lambda mixer: mixer.kv_heads * mixer.head_size, default=Mixer(FULL))
     encoder = bool(kept) and all(layers.kind == ENCODER for layers in kept)
@@ -223,6 +237,33 @@ def _decoder(
         known=known,
         notes=tuple(notes),
     )
+
+
+def _compressed_layers(reader: Reader, layers: int) -> tuple[AttentionLayers, ...]:
+    """What DeepSeek V4 keeps, in its packed layout (vLLM, models/deepseek_v4: attention.py, compressor.py).
+
+    Every layer the last tokens of a window, 584 bytes each; layers that compress an entry of 584 bytes for 4 or 128
+    tokens, with 4 an indexer's key besides; and what is being compressed, in 32 bits.
+    """
+    everything, head = tuple(range(layers)), reader.optional("head_dim") or 512
+    ratios = mixer_ratios(reader, everything)
+    window = reader.optional("sliding_window") or 128
+    entry, index = 584, reader.optional("index_head_dim") or 128
+    found = [AttentionLayers(SLIDING_WINDOW, everything, 1, head, 0, window, None, entry, 1, 64)]
+    for ratio in sorted(set(ratios.values())):
+        places = tuple(place for place, value in ratios.items() if value == ratio)
+        overlap, block = (2, 4) if ratio == 4 else (1, 8)
+        found.append(AttentionLayers(MLA, places, 1, head, 0, 0, None, entry, ratio))
+        state = 2 * overlap * head * 4
+        found.append(AttentionLayers(SLIDING_WINDOW, places, 1, head, 0, overlap * ratio, None, state, 1, block))
+        if ratio == 4:
+            found.append(AttentionLayers(INDEXER, places, 1, index, 0, 0, None, index + index // 128 * 4, ratio))
+            found.append(
+                AttentionLayers(
+                    SLIDING_WINDOW, places, 1, index, 0, overlap * ratio, None, 2 * overlap * index * 4, 1, block
+                )
+            )
+    return tuple(found)
 
 
 def _draft_layers(
@@ -361,8 +402,8 @@ def _dense_width(reader: Reader, model_type: str, hidden: int) -> int:
         return reader.optional("shared_intermediate_size") or reader.optional("intermediate_size")
     if reader.mapping("ffn_config").get("ffn_hidden_size"):
         return Reader(reader.mapping("ffn_config")).optional("ffn_hidden_size")
-    if model_type.startswith("lfm2") and reader.optional("block_ff_dim"):
-        width = reader.optional("block_ff_dim")
+    if model_type == "lfm2" or reader.optional("block_ff_dim"):
+        width = reader.optional("block_ff_dim") or reader.number("intermediate_size")
         if reader.flag("block_auto_adjust_ff_dim", True):
             width = int(2 * width / 3)
             width = int(reader.decimal("block_ffn_dim_multiplier", 1.0) * width)
@@ -391,7 +432,7 @@ def _layers_with_experts(reader: Reader, model_type: str, layers: int) -> list[i
     everything = range(layers)
     listed = reader.config.get("mlp_layer_types")
     if isinstance(listed, (list, tuple)) and len(listed) >= layers:
-        return [index for index in everything if listed[index] in ("sparse", "moe")]
+        return [index for index in everything if listed[index] == "sparse" or "moe" in str(listed[index])]
     enumerated = reader.config.get("moe_layers_enum")
     if isinstance(enumerated, str):
         chosen = {int(part) for part in enumerated.split(",") if part.strip().isdigit()}

@@ -34,7 +34,9 @@ from ansible_collections.baremetal.llm.plugins.module_utils.serving_shape import
 _UNGATED = {
     "gpt2", "gpt_neox", "gptj", "gpt_bigcode", "opt", "bloom", "falcon", "RefinedWeb", "RefinedWebModel", "mpt", "phi",
     "starcoder2", "nemotron", "nemotron_h", "persimmon", "codegen", "whisper", "arcee", "apertus", "bert", "roberta",
-    "xlm-roberta", "camembert", "distilbert", "fuyu", "jais", "nemotron_h_puzzle", "albert", "electra", "mpnet",
+    "xlm-roberta", "camembert", "distilbert", "fuyu", "jais2", "nemotron_h_puzzle", "albert", "electra", "mpnet",
+    "ernie", "bert-generation", "megatron-bert", "rembert", "roberta-prelayernorm", "xlm-roberta-xl", "xmod",
+    "nanochat",
 }  # fmt: skip
 # Norms of a layer, each as long as the hidden size; two otherwise.
 _NORMS = {"gemma2": 4, "gemma3": 4, "gemma3_text": 4, "gemma4_text": 4, "gemma3n_text": 5, "olmo2": 2, "glm4": 4}
@@ -119,8 +121,11 @@ class Counter:
         plain = set(positions)
         if reached and quantization is not None:
             plain = self._ignored.positions(frozenset((*name.split("."), *words)), positions)
+        stored = quantization.effective_bits if quantization is not None else 0.0
+        if quantization is not None and role == "expert" and quantization.expert_bits:
+            stored = quantization.expert_bits
         for bits, places in (
-            (quantization.effective_bits if quantization is not None else 0, [p for p in positions if p not in plain]),
+            (stored, [p for p in positions if p not in plain]),
             (self._plain_bits, [p for p in positions if p in plain]),
         ):
             if places:
@@ -206,6 +211,13 @@ def _add_mixer(
     if mixer.kind == MLA:
         _add_mla(counter, reader, mixer, positions, hidden)
         return
+    if reader.config.get("kv_lora_rank") is not None:
+        # MiniCPM3: compressed projections whose result is kept expanded.
+        _add_mla(counter, reader, mixer, positions, hidden)
+        return
+    if reader.config.get("o_lora_rank") is not None:
+        _add_compressed(counter, reader, mixer, positions, hidden)
+        return
     heads, size = mixer.heads, mixer.head_size
     width = 2 * hidden if model_type == "zamba2" else hidden
     words = ("self_attn", "attn", "attention", "qkv_proj")
@@ -240,12 +252,42 @@ def _add_mla(counter: Counter, reader: Reader, mixer: Mixer, positions: Sequence
     up = rank * heads * (nope + value)
     counter.add("self_attn.kv_b_proj", "linear", "tensor", up, positions, words=words)
     counter.add("self_attn.o_proj", "linear", "tensor", heads * value * hidden, positions, words=words)
-    # Copies of kv_b_proj in 16 bits, one for each side, that decoding multiplies by (vLLM, mla_attention.py).
-    counter.add("self_attn.absorbed", "derived", "tensor", up, positions)
+    if mixer.kind == MLA:
+        # Copies of kv_b_proj in 16 bits, one for each side, that decoding multiplies by (vLLM, mla_attention.py).
+        counter.add("self_attn.absorbed", "derived", "tensor", up, positions)
     if mixer.indexer:
         size, number = reader.optional("index_head_dim") or 128, reader.optional("index_n_heads") or 64
         total = (q_rank or hidden) * number * size + hidden * (size + number)
         counter.add("self_attn.indexer", "linear", "none", total, positions, words=words)
+
+
+def _add_compressed(counter: Counter, reader: Reader, mixer: Mixer, positions: Sequence[int], hidden: int) -> None:
+    """DeepSeek V4: queries and outputs through low ranks, one head of keys that are values too, and compressors."""
+    heads, size, rank = mixer.heads, mixer.head_size, reader.number("q_lora_rank")
+    groups, out = reader.number("o_groups", 1), reader.number("o_lora_rank")
+    words = ("self_attn", "attn", "attention")
+    counter.add("self_attn.q_a_proj", "linear", "none", hidden * (rank + size), positions, words=words)
+    counter.add("self_attn.q_b_proj", "linear", "tensor", rank * heads * size, positions, words=words)
+    counter.add(
+        "self_attn.o_a_proj", "linear", "tensor", out * heads * size + groups * out * hidden, positions, words=words
+    )
+    compressed = [place for place in positions if place in mixer_ratios(reader, positions)]
+    indexed = [place for place in compressed if mixer_ratios(reader, positions)[place] == 4]
+    number, index = reader.optional("index_n_heads") or 64, reader.optional("index_head_dim") or 128
+    counter.add("self_attn.compressor", "linear", "none", 2 * hidden * size, compressed, words=words)
+    total = 2 * hidden * (size + 2 * index) + rank * number * index + hidden * number
+    counter.add("self_attn.indexer", "linear", "none", total, indexed, words=words)
+
+
+def mixer_ratios(reader: Reader, positions: Sequence[int]) -> dict[int, int]:
+    """Tokens that share an entry, of the layers that compress (`compress_ratios`, or the kinds of transformers 5)."""
+    ratios = reader.config.get("compress_ratios")
+    if isinstance(ratios, (list, tuple)):
+        found = {index: ratio for index, ratio in enumerate(ratios) if isinstance(ratio, int) and ratio > 1}
+    else:
+        names, rates = reader.config.get("layer_types") or (), reader.mapping("compress_rates")
+        found = {index: rates.get(str(name), 0) for index, name in enumerate(names)}
+    return {place: found[place] for place in positions if isinstance(found.get(place), int) and found[place] > 1}
 
 
 def _add_state(counter: Counter, reader: Reader, state: LayerState, positions: Sequence[int], hidden: int) -> None:

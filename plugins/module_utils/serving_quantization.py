@@ -43,7 +43,7 @@ def read_quantization(config: Mapping[str, Any], text: Mapping[str, Any]) -> Qua
         for key in ("quantization_config", "compression_config"):
             found = place.get(key)
             if isinstance(found, Mapping) and found:
-                return _read(found)
+                return _read(found, text)
     return None
 
 
@@ -83,7 +83,7 @@ def effective_bits(form: str, bits: float, group_size: int, block: tuple[int, ..
     return bits + (16 + (bits if zeros else 0)) / group_size
 
 
-def _read(config: Mapping[str, Any]) -> Quantization | None:
+def _read(config: Mapping[str, Any], text: Mapping[str, Any]) -> Quantization | None:
     method = str(config.get("quant_method") or "").lower().replace("compressed_tensors", "compressed-tensors")
     inner = config.get("quantization")
     details: Mapping[str, Any] = inner if isinstance(inner, Mapping) else config
@@ -127,7 +127,9 @@ def _read(config: Mapping[str, Any]) -> Quantization | None:
         form = f"int{bits:g}"
         if not method:
             method = "unknown"
+    fp4 = str(text.get("expert_dtype") or "").lower() in ("fp4", "mxfp4")
     return Quantization(
+        expert_bits=effective_bits("mxfp4", 4, 32) if fp4 else 0,
         method=method,
         format=form,
         bits=bits,

@@ -72,6 +72,10 @@ class AttentionLayers:
     # Tokens, of a sliding window or a chunk.
     window: int = 0
     state: LayerState | None = None
+    # Packed layouts: bytes of an entry instead of heads and sizes, tokens that share one, and tokens of a page.
+    entry_bytes: int = 0
+    tokens_per_entry: int = 1
+    block_size: int = 0
 
     @property
     def count(self) -> int:
@@ -101,6 +105,8 @@ class Quantization:
     kv_cache_dtype: str = ""
     # Weights are stored in more bits and quantized when they are loaded.
     online: bool = False
+    # Of experts, where they are stored otherwise; 0 if not.
+    expert_bits: float = 0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serving_sample import GIB, MODELS, boot_logs, shape_of
+from serving_sample import GIB, MODELS, boot_logs, config_of, shape_of
 
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_kv import (
     KvSettings,
@@ -19,6 +19,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils.serving_kv import (
     longest_context,
 )
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_kv_groups import CacheError
+from ansible_collections.baremetal.llm.plugins.module_utils.serving_model import read_model_shape
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_parallel import valid_tensor_parallel_sizes
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_shape import FULL, AttentionLayers
 
@@ -213,13 +214,30 @@ def test_a_model_without_attention_keeps_only_states():
         "num_heads": 128, "head_dim": 64, "n_groups": 8, "state_size": 128, "conv_kernel": 4, "expand": 2,
         "vocab_size": 32768, "tie_word_embeddings": False,
     }  # fmt: skip
-    from ansible_collections.baremetal.llm.plugins.module_utils.serving_model import read_model_shape
-
     shape = read_model_shape(config)
     cache = kv_cache(shape, KvSettings(1 << 20, enable_prefix_caching=False), 10 * GIB)
     state = 64 * 2 * (128 * 64 * 128 + 3 * (8192 + 2 * 8 * 128))
     assert (cache.bytes_per_token, cache.state_bytes_per_request, cache.blocks) == (0, state, 10 * GIB // state)
     assert shape.parameters == pytest.approx(7285403648, rel=0.001)
+
+
+def test_deepseek_v4_packs_pages_of_different_sizes():
+    # vllm-project/vllm#51041: five groups, some 150,000 tokens in 7.7 GiB with a length of 121,344.
+    config = {
+        "architectures": ["DeepseekV4ForCausalLM"], "model_type": "deepseek_v4", "hidden_size": 4096,
+        "num_hidden_layers": 43, "num_attention_heads": 64, "num_key_value_heads": 1, "head_dim": 512,
+        "q_lora_rank": 1024, "o_lora_rank": 1024, "o_groups": 8, "index_head_dim": 128, "index_n_heads": 64,
+        "index_topk": 512, "sliding_window": 128, "compress_ratios": [0, 0, *[4, 128] * 20, 4], "vocab_size": 129280,
+        "n_routed_experts": 256, "n_shared_experts": 1, "num_experts_per_tok": 6, "moe_intermediate_size": 2048,
+        "max_position_embeddings": 1048576, "tie_word_embeddings": False, "expert_dtype": "fp4",
+        "quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]},
+    }  # fmt: skip
+    shape = read_model_shape(config)
+    cache = kv_cache(shape, KvSettings(121344, 8192, engine_version="0.26.0", kv_cache_dtype="fp8"), int(7.7 * GIB))
+    assert len(cache.groups) == 5 and cache.bytes_per_block == 21 * (37440 + 8640) + 20 * 1728
+    assert cache.tokens == pytest.approx(150_000, rel=0.08)
+    assert cache.bytes_per_token == 21 * (146 + 33) + 20 * 5
+    assert shape.parameters == pytest.approx(284.3e9, rel=0.001)
 
 
 def test_decode_context_parallelism_multiplies_the_tokens():
@@ -258,9 +276,6 @@ def test_drafts_take_their_part():
 
 
 def test_a_checkpoint_may_ask_for_the_type_of_its_cache():
-    from serving_sample import config_of
-
-    from ansible_collections.baremetal.llm.plugins.module_utils.serving_model import read_model_shape
 
     scheme = {"quant_method": "compressed-tensors", "kv_cache_scheme": {"num_bits": 8, "type": "float"}}
     shape = read_model_shape({**config_of("llama-3.1-8b"), "quantization_config": scheme})

@@ -138,6 +138,33 @@ def test_reads_numbers_by_the_names_of_each_family():
     assert read_model_shape(multi_query).num_kv_heads == 1
 
 
+def test_reads_what_transformers_5_writes():
+    kimi = {
+        **config_of("kimi-linear-48b-a3b"),
+        "linear_num_heads": 32,
+        "linear_head_dim": 128,
+        "linear_conv_kernel_dim": 4,
+    }
+    kimi["layer_types"] = [
+        "full_attention" if n in (4, 8, 12, 16, 20, 24, 27) else "linear_attention" for n in range(1, 28)
+    ]
+    kimi["mlp_layer_types"] = ["dense"] + ["sparse"] * 26
+    del kimi["linear_attn_config"], kimi["first_k_dense_replace"]
+    assert read_model_shape(kimi).layers == shape_of("kimi-linear-48b-a3b").layers
+    assert read_model_shape(kimi).parameters == shape_of("kimi-linear-48b-a3b").parameters
+    gemma = config_of("gemma-4-31b")
+    text = gemma["text_config"]
+    del text["global_head_dim"], text["attention_k_eq_v"]
+    text["per_layer_config"] = {f"{n:02d}": {"head_dim": 512, "num_key_value_heads": 4} for n in range(5, 60, 6)}
+    # Not an encoder: only images are seen as a whole.
+    text["use_bidirectional_attention"] = "vision"
+    assert read_model_shape(gemma).layers == shape_of("gemma-4-31b").layers
+    nemotron = {**config_of("nemotron-h-8b"), "num_hidden_layers": None, "hybrid_override_pattern": None}
+    names = {"M": "mamba", "-": "mlp", "*": "attention"}
+    nemotron["layers_block_type"] = [names[sign] for sign in config_of("nemotron-h-8b")["hybrid_override_pattern"]]
+    assert read_model_shape(nemotron) == shape_of("nemotron-h-8b")
+
+
 def test_takes_the_defaults_of_a_class_for_what_a_multimodal_model_leaves_out():
     shape = shape_of("gemma-3-4b")
     assert (shape.num_attention_heads, shape.num_kv_heads, shape.head_size, shape.vocab_size) == (8, 4, 256, 262208)
