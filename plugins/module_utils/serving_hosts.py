@@ -59,7 +59,11 @@ def gate_hosts(names: Sequence[str], hostvars: Any, options: Mapping[str, Any]) 
             hardware=built,
             accelerator=accelerator,
             engine_version=str(said.get(options["engine_version_variable"]) or pinned),
-            engine_defaults=_mapping(said.get(options["engine_defaults_variable"])),
+            # Options may be written as on a command line, too.
+            engine_defaults={
+                name.replace("-", "_"): value
+                for name, value in _mapping(said.get(options["engine_defaults_variable"])).items()
+            },
             environment=_mapping(said.get(options["environment_variable"])),
         )
     return found
@@ -90,7 +94,7 @@ def _stored(host: str, hostvars: Any) -> Mapping[str, Any]:
 
 
 def _mapping(value: Any) -> dict[str, Any]:
-    return dict(value) if isinstance(value, Mapping) else {}
+    return {str(name): item for name, item in value.items()} if isinstance(value, Mapping) else {}
 
 
 def _slurped(answer: Any) -> str:

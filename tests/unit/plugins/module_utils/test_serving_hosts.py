@@ -34,7 +34,7 @@ def test_facts_and_the_site_make_a_host():
     host = known(
         __gpu={"gpu": FACTS},
         vllm_version="0.32.0",
-        vllm_engine_defaults={"max_num_seqs": 4},
+        vllm_engine_defaults={"max-num-seqs": 4},
         vllm_environment={"A": "1"},
     )
     assert host.hardware.source == "facts"
