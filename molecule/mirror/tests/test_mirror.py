@@ -147,18 +147,9 @@ def test_log_has_neither_queries_nor_tokens(ask, mirror):
 # --- The host
 
 
-def test_the_gateway_of_the_same_nginx_goes_on(mirror, address, gateway_ca_file):
-    assert requests.get(f"https://{address}/healthz", verify=gateway_ca_file, timeout=10).json() == {"status": "ok"}
-    assert mirror.run("nginx -t").rc == 0
-
-
-def test_only_these_ports_are_open(mirror):
+def test_nothing_but_the_mirror_was_opened(mirror):
     listening = mirror.check_output("ss -Hltn | awk '{print $4}'").split()
-    assert {place for place in listening if not place.endswith(":22")} == {
-        "0.0.0.0:8090",
-        "0.0.0.0:443",
-        "127.0.0.1:8081",
-    }
+    assert {place for place in listening if not place.endswith(":22")} == {"0.0.0.0:8090"}
 
 
 def test_what_is_served_is_on_the_disk_for_people(mirror, lock):
@@ -172,35 +163,69 @@ def test_what_is_served_is_on_the_disk_for_people(mirror, lock):
 # --- Hosts of the site fetch
 
 
-@pytest.mark.parametrize("kind", ["hub", "http"])
-def test_a_host_fetches_and_verifies(playbook, client, lock, url, kind):
-    sources = {
-        "hub": {"type": "hub", "endpoint": url},
-        "http": {"type": "http", "url": f"{url}/demo/noise/resolve/{lock('new').revision}"},
-    }
-    variables = {"fetch_sources": [sources[kind]], "fetch_folder": f"/srv/{kind}"}
-    done = playbook("molecule/mirror/fetch.yml", "--extra-vars", json.dumps(variables))
+def test_a_host_fetches_and_verifies(playbook, client, lock, url):
+    """As from the Hub, and as from any web server."""
+    jobs = [
+        {"model": "new", "folder": "/srv/hub", "source": {"type": "hub", "endpoint": url}},
+        {
+            "model": "new",
+            "folder": "/srv/http",
+            "source": {"type": "http", "url": f"{url}/demo/noise/resolve/{lock('new').revision}"},
+        },
+    ]
+    done = playbook("molecule/mirror/fetch.yml", "--extra-vars", json.dumps({"fetch_jobs": jobs}))
     assert done.returncode == 0, done.stdout + done.stderr
-    folder = lock("new").folder(f"/srv/{kind}")
-    for file in lock("new").files:
-        if not file.path.startswith("odd"):
-            assert client.file(f"{folder}/{file.path}").sha256sum == file.sha256
+    digests = sorted(file.sha256 for file in lock("new").files)
+    for job in jobs:
+        found = client.check_output(
+            f"cd {lock('new').folder(job['folder'])} && find . -type f ! -name '.*' | xargs -d '\\n' sha256sum"
+        )
+        # sha256sum marks names that hold a backslash, of which there is none.
+        assert sorted(line.split()[0] for line in found.splitlines()) == digests
 
 
-def test_a_damaged_file_of_the_mirror_is_caught_by_the_lock(playbook, client, mirror, lock):
+def test_a_host_heals_a_file_by_its_pieces(playbook, client, mirror, lock, url):
+    """What the mirror serves beside the files says where the damage is: one of the two pieces is fetched."""
+    place = f"{lock('new').folder('/srv/hub')}/{SHARD}"
+    damage = "stream = open(sys.argv[1], 'r+b'); stream.seek(20000000); stream.write(b'damage')"
+    client.check_output(f'python3 -c "import sys; {damage}" {place}')
+    jobs = [{"model": "new", "folder": "/srv/hub", "source": {"type": "hub", "endpoint": url}}]
+    before = len(mirror.file(LOG).content_string.splitlines())
+    done = playbook("molecule/mirror/fetch.yml", "--extra-vars", json.dumps({"fetch_jobs": jobs}))
+    assert done.returncode == 0, done.stdout + done.stderr
+    file = next(file for file in lock("new").files if file.path == SHARD)
+    assert client.file(place).sha256sum == file.sha256
+    entries = [json.loads(line) for line in mirror.file(LOG).content_string.splitlines()[before:]]
+    assert any(entry["path"].endswith("/.baremetal-llm.meta4") for entry in entries)
+    sent = sum(int(entry["response_bytes"]) for entry in entries if entry["path"].endswith(SHARD))
+    assert 8_000_000 < sent < 9_000_000
+
+
+def test_a_damaged_file_of_the_mirror_is_caught_by_the_lock(playbook, client, mirror, lock, url):
     """Same size, same time: the mirror serves it, and the host that fetches does not believe it."""
     place = f"{lock('old').folder()}/model-00001-of-00001.safetensors"
     before = mirror.file(place).mtime
     damage = "stream = open(sys.argv[1], 'r+b'); stream.seek(500000); stream.write(b'damage')"
     mirror.check_output(f'python3 -c "import sys; {damage}" {place} && touch -d @{before.timestamp()} {place}')
-    variables = {"fetch_model": "old", "fetch_folder": "/srv/damaged"}
-    done = playbook("molecule/mirror/fetch.yml", "--extra-vars", json.dumps(variables))
+    jobs = [{"model": "old", "folder": "/srv/damaged", "source": {"type": "hub", "endpoint": url}}]
+    done = playbook("molecule/mirror/fetch.yml", "--extra-vars", json.dumps({"fetch_jobs": jobs}))
     assert done.returncode != 0
     assert "model-00001-of-00001.safetensors" in done.stdout
     assert not client.file(lock("old").folder("/srv/damaged")).exists
 
 
 # --- Changes, each upon the last one
+
+
+def test_a_gateway_can_be_added_to_the_same_nginx(playbook, ask, address, gateway_ca_file):
+    done = playbook("molecule/mirror/gateway.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    gateway_answers(address, gateway_ca_file)
+    assert ask("/demo/noise/resolve/main/config.json").status_code == 200
+
+
+def gateway_answers(address, ca_file):
+    assert requests.get(f"https://{address}/healthz", verify=ca_file, timeout=10).json() == {"status": "ok"}
 
 
 def test_a_damaged_model_is_withheld_and_named(playbook, ask, lock, url):
@@ -271,7 +296,9 @@ def test_a_configuration_that_nginx_refuses_never_goes_live(playbook, ask, mirro
     assert ask("/healthz").status_code == 200
 
 
-def test_over_tls_with_a_given_certificate(playbook, address, mirror, lock, tmp_path):
+def test_over_tls_with_a_given_certificate_and_beside_the_gateway(
+    playbook, address, mirror, lock, tmp_path, gateway_ca_file
+):
     make = (
         "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=mirror "
         f"-addext subjectAltName=IP:{address} -keyout {tmp_path}/mirror.key -out {tmp_path}/mirror.pem"
@@ -289,3 +316,5 @@ def test_over_tls_with_a_given_certificate(playbook, address, mirror, lock, tmp_
     assert requests.get(place, verify=f"{tmp_path}/mirror.pem", timeout=10).status_code == 200
     key = mirror.check_output("ls /etc/baremetal-llm/tls/mirror-*.key").splitlines()[-1]
     assert oct(mirror.file(key).mode) == "0o600"
+    gateway_answers(address, gateway_ca_file)
+    assert mirror.run("nginx -t").rc == 0
