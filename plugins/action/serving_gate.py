@@ -59,7 +59,6 @@ class ActionModule(ActionBase):
         )
         judged = gate.judge()
         blocking = blockers(judged.findings)
-        planned = sum(len(plans) for plans in judged.plans.values())
         by_name = {str(item.get("name")): item for item in arguments["deployments"]}
         result.update(
             changed=False,
@@ -78,7 +77,7 @@ class ActionModule(ActionBase):
             },
             findings=[finding.as_dict() for finding in judged.findings],
         )
-        text = summary(judged.findings, planned)
+        text = summary(judged.findings, judged.judged)
         if blocking and arguments["return_findings"]:
             return {**result, "failed": True, "msg": f"{text}\n\n{report(judged.findings)}"}
         if blocking:

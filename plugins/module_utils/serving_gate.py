@@ -77,6 +77,8 @@ class GateResult:
 
     plans: Mapping[str, Mapping[str, Mapping[str, Any]]]
     findings: Sequence[Finding]
+    # Replicas of all deployments that were looked at, those on hosts without GPUs too.
+    judged: int = 0
 
 
 class Gate(Findings):
@@ -107,6 +109,7 @@ class Gate(Findings):
 
     def judge(self) -> GateResult:
         plans: dict[str, dict[str, Mapping[str, Any]]] = {}
+        judged = 0
         for name, host in self.hosts.items():
             here = [
                 item
@@ -115,12 +118,13 @@ class Gate(Findings):
             ]
             plans[name] = {}
             shares: dict[int, list[tuple[str, int]]] = {}
+            judged += len(here)
             for item in here:
                 plan = self._deployment(name, host, item, shares)
                 if plan is not None:
                     plans[name][str(item.get("name"))] = plan.as_dict()
             self._together(name, host, shares)
-        return GateResult(plans, merge(self.findings))
+        return GateResult(plans, merge(self.findings), judged)
 
     def key(self, name: str, item: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
         """The key of a deployment on the host *name* in a calibration, for a plan that has settings."""
@@ -285,11 +289,11 @@ def describe(gpus: Sequence[Gpu]) -> str:
     return ", ".join(f"{count} x {name} ({size(memory)})" for (name, memory), count in counts.items()) or "no GPU"
 
 
-def summary(findings: Sequence[Finding], planned: int) -> str:
-    """The gate's judgement in one sentence."""
+def summary(findings: Sequence[Finding], judged: int) -> str:
+    """The gate's judgement of so many replicas, in one sentence."""
     stopping = [finding for finding in findings if finding.severity == "error"]
     if not stopping:
-        return f"{planned} deployments fit." if planned != 1 else "1 deployment fits."
+        return f"Nothing stands in the way of {judged} replica{'' if judged == 1 else 's'}."
     kinds = f"{len(stopping)} reason{'s' if len(stopping) > 1 else ''}"
     return sentence(
         f"The plan gate found {kinds} why deployments cannot be served, listed by host. No unit was written"

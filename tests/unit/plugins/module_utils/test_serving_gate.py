@@ -60,7 +60,8 @@ def test_what_fits_is_planned_and_says_nothing():
     plan = judged.plans["gpu-1"]["chat"]
     assert plan["fits"]
     assert plan["settings"]["max_model_len"] == 8192
-    assert summary(judged.findings, 1) == "1 deployment fits."
+    assert judged.judged == 1
+    assert summary(judged.findings, 1) == "Nothing stands in the way of 1 replica."
 
 
 def test_what_cannot_fit_is_told_with_its_place_its_reason_and_a_way_out():
@@ -139,6 +140,7 @@ def test_without_gpus_the_hosts_memory_must_hold_what_is_known():
     assert codes(judge(deployment(context_length=8192), hosts=cpu(VLLM_CPU_KVCACHE_SPACE="8"))) == []
     # Nothing is guessed: there is no plan, so no settings.
     assert judge(deployment(), hosts=cpu()).plans == {"gpu-1": {}}
+    assert judge(deployment(), hosts=cpu()).judged == 1
     small = judge(deployment(), hosts=cpu(memory=20 * GIB, VLLM_CPU_KVCACHE_SPACE="8"))
     assert codes(small) == ["plan-memory-too-small"]
     assert "16.0 GiB for weights and 8.0 GiB for its KV cache" in small.findings[0].message
