@@ -177,6 +177,12 @@ def _partly_on_gpus(request: Request, context: int) -> Outcome | None:
 def _placed(request: Request, context: int, gpu_layers: int, host_expert_layers: int) -> Outcome | None:
     """The layers on the GPUs, by their memory, or as they go in; nothing if they do not."""
     runtime = request.at(context)
+    # Most of what does not fit is known at once, before any splits are made.
+    begin = max(0, min(len(request.model.layers), len(request.model.layers) + 1 - gpu_layers))
+    least = request.memory.weights(begin, len(request.model.layers), host_expert_layers)[0]
+    least += request.memory.kv_cache(runtime, begin)
+    if gpu_layers and least > sum(max(0, budget_of(request, gpu) - CUDA_CONTEXT) for gpu in request.gpus):
+        return None
     for split in _splits(request, runtime, gpu_layers, host_expert_layers):
         placement = Placement(split, host_expert_layers)
         memory = request.memory.by_device(runtime, placement)
