@@ -100,7 +100,8 @@ def is_bidirectional(reader: Reader, model_type: str, architecture: str) -> bool
         any(part in name for part in _BIDIRECTIONAL)
         or "Bidirectional" in architecture
         or reader.config.get("is_causal") is False
-        or reader.config.get("use_bidirectional_attention") is True
+        # Models of embeddings; those that speak see only images as a whole, and keep all tokens.
+        or (reader.config.get("use_bidirectional_attention") is True and architecture.endswith("Model"))
     ) and not name.endswith("decoder")
 
 

@@ -396,11 +396,18 @@ def tower_parameters(config: Mapping[str, Any], hidden: int) -> int:
         size * (ratio if isinstance(ratio, (int, float)) and 0 < ratio < 64 else 4)
     )
     gated = 3 if config.get("hidden_act") == "silu" or config.get("model_type") in ("pixtral", "qwen2_5_vl") else 2
-    total = layers * (4 * size * size + gated * size * wide + 13 * size)
+    out = first("out_hidden_size") or hidden
+    total = 0
+    if str(config.get("model_type", "")).startswith("glm") and first("out_hidden_size"):
+        # GLM's towers are as wide inside as what they give; the width in their configuration is that of the merger.
+        total, wide, gated = 3 * out * wide, out, 3
+    total += layers * (4 * size * size + gated * size * wide + 13 * size)
     patch = first("patch_size")
     total += size * 3 * patch * patch * (first("temporal_patch_size") or 1)
     if isinstance(config.get("image_size"), int) and patch:
         total += size * (config["image_size"] // patch) ** 2
     merged = size * (first("spatial_merge_size") or 1) ** 2
-    out = first("out_hidden_size") or hidden
-    return total + merged * merged + merged * out
+    # One merger, and one for each layer that is looked at besides (Qwen3-VL).
+    deep = config.get("deepstack_visual_indexes")
+    mergers = 1 + (len(deep) if isinstance(deep, (list, tuple)) and len(deep) <= layers else 0)
+    return total + mergers * (merged * merged + merged * out)

@@ -171,6 +171,15 @@ def test_takes_the_defaults_of_a_class_for_what_a_multimodal_model_leaves_out():
     assert shape.tie_word_embeddings and shape.modalities == ("vision",)
 
 
+def test_only_models_of_embeddings_keep_nothing():
+    text = {**config_of("gemma-3-4b")["text_config"], "use_bidirectional_attention": True}
+    text = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256, "vocab_size": 262144, **text}
+    embedding = read_model_shape({**text, "architectures": ["Gemma3TextModel"]})
+    assert {layers.kind for layers in embedding.layers} == {ENCODER} and embedding.task == "pooling"
+    speaking = read_model_shape({**text, "architectures": ["PaliGemmaForConditionalGeneration"]})
+    assert ENCODER not in {layers.kind for layers in speaking.layers} and speaking.task == "generate"
+
+
 def test_derives_the_longest_context_as_the_engine_does():
     config = config_of("llama-3.1-8b")
     assert read_model_shape(config).max_position_embeddings == 131072
