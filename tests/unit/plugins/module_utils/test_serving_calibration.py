@@ -94,7 +94,7 @@ def test_a_key_holds_what_the_overhead_depends_on() -> None:
 
 def test_of_several_engines_the_largest_part_counts_and_old_values_go() -> None:
     kept = {"a": {"weights": 9, "non_torch": 3}, "b": {"weights": 1}}
-    merged = serving_calibration.merge(kept, [("a", {"weights": 5}), ("a", {"weights": 7, "non_kv": 8}), ("c", {})])
+    merged = serving_calibration.merge(kept, [("a", {"weights": 7, "non_kv": 8}), ("a", {"weights": 5}), ("c", {})])
     assert merged == {"a": {"weights": 7, "non_kv": 8}, "b": {"weights": 1}}
 
 
