@@ -275,6 +275,7 @@ def _hybrid() -> Model:
 _GEMMA_NORMS = ("attn_q_norm", "attn_k_norm", "post_attention_norm", "post_ffw_norm")
 MODELS: dict[str, Callable[[], Model]] = {
     "plain": transformer,
+    "narrow": lambda: transformer(layers=2, head_size=48),
     "wide": lambda: transformer(layers=8, embedding=512, heads=8, feed_forward=2048, words=4096),
     "tied": lambda: transformer(
         layers=8, embedding=512, heads=8, feed_forward=2048, words=4096, weights="Q8_0", tied=True

@@ -65,6 +65,7 @@ def test_it_takes_the_settings_of_a_plan_and_answers(name: str, version: tuple[s
     [
         ("plain", "--cache-type-v q8_0 --flash-attn off", Wishes(kv_cache_dtype="q8_0"), {"flash_attention": False}),
         ("latent", "--cache-type-k q8_0", Wishes(), {"cache_type_k": "q8_0"}),
+        ("narrow", "--cache-type-k q4_0", Wishes(), {"cache_type_k": "q4_0"}),
         ("plain", "--parallel 257", Wishes(concurrency=257), {}),
     ],
 )

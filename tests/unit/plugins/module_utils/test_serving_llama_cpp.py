@@ -73,12 +73,24 @@ SHAPES = {
 }
 
 
+# Instead of a vocabulary of 262 208 words, which takes long to write.
+FEW_WORDS = 1024
+
+
 @cache
 def model(name, context=131072):
-    made = tiny_gguf.transformer(**{"weights": "Q4_K", "context": context, **SHAPES[name]})
+    shape = dict(SHAPES[name])
+    words = shape.pop("words")
+    made = tiny_gguf.transformer(**{"weights": "Q4_K", "context": context, "words": FEW_WORDS, **shape})
     start = tiny_gguf.header(made)
     header = read_gguf_header(lambda first, end: start[first:end].ljust(end - first, b"\0"), 1 << 42)
-    return model_of(header.facts, header.tensors)
+    tensors = [
+        tensor._replace(bytes=tensor.bytes // FEW_WORDS * words)
+        if tensor.name in ("token_embd.weight", "output.weight")
+        else tensor
+        for tensor in header.tensors
+    ]
+    return model_of({**header.facts, "vocab_size": words}, tensors)
 
 
 def gpus(gib, count=1, name="GPU"):
@@ -221,6 +233,16 @@ def test_wishes_that_cannot_be(wishes, options, code, change):
     assert [refusal.code for refusal in plan.refusals] == [code]
     made = plan.refusals[0].change
     assert (made.settings if made else None) == change
+
+
+def test_heads_that_are_not_of_whole_blocks_are_not_quantized():
+    """What llama-server says: `K cache type q4_0 with block size 32 does not divide n_embd_head_k=48`."""
+    narrow = replace(model("8b"), key_size=48, value_size=48)
+    plan = plan_llama_cpp(narrow, gpus(80), Wishes(kv_cache_dtype="q4_0"), BUILD)
+    assert [refusal.code for refusal in plan.refusals] == ["unknown_kv_cache_dtype"]
+    assert plan.refusals[0].change.settings == {"kv_cache_dtype": "f16"}
+    short = plan_llama_cpp(narrow, gpus(6), Wishes(max_model_len=131072), BUILD)
+    assert short.refusals and "kv_cache_dtype" not in short.refusals[0].change.settings
 
 
 def test_wishes_that_mean_nothing_here_are_named():
