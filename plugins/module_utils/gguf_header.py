@@ -253,7 +253,9 @@ def _with_tensors(reader: _Reader, count: int, metadata: dict[str, Any], size: i
     if len(names) != count:
         raise HeaderError("the name of a tensor appears twice")
     alignment = metadata.get("general.alignment", 32)
-    if type(alignment) is not int or not 1 <= alignment <= 2**20 or alignment & (alignment - 1):
+    if isinstance(alignment, bool) or not isinstance(alignment, int) or not 1 <= alignment <= 2**20:
+        raise HeaderError(f"its alignment is {alignment!r}")
+    if alignment & (alignment - 1):
         raise HeaderError(f"its alignment is {alignment!r}")
     data = _up(reader.position, alignment)
     reached = max((entry[5] + entry[4] for entry in found), default=0)

@@ -137,7 +137,7 @@ def _parse(text: bytes) -> dict[str, Any]:
         # Without a backslash no text can hold a quotation mark, so `":` ends a name, or begins a text with a colon:
         # where there are as many as names were kept, none was dropped.
         if (
-            text.count(b'":') != len(header) + sum(len(entry) for entry in header.values() if type(entry) is dict)
+            text.count(b'":') != len(header) + sum(len(entry) for entry in header.values() if isinstance(entry, dict))
             or b"\\" in text
             or _SPACED_QUOTE.search(text)
         ):
@@ -165,19 +165,23 @@ def _tensor(name: str, entry: object) -> tuple[TensorEntry, int, int, int]:
         dtype, shape, (first, end) = entry["dtype"], entry["shape"], entry["data_offsets"]  # type: ignore[index]
     except (KeyError, TypeError, ValueError) as error:
         raise HeaderError(f"the tensor {_short(name)} lacks dtype, shape or data_offsets") from error
-    # Not isinstance: for JSON's true and false are of a subclass of int.
+    # JSON's true and false are whole numbers to Python. Written out, for it is done for every tensor.
     if (
-        type(dtype) is not str
-        or type(shape) is not list
-        or type(first) is not int
-        or type(end) is not int
+        not isinstance(dtype, str)
+        or not isinstance(shape, list)
+        or not isinstance(first, int)
+        or not isinstance(end, int)
+        or first is True
+        or first is False
+        or end is True
+        or end is False
         or not 0 <= first < 1 << 63
         or not 0 <= end < 1 << 63
     ):
         raise HeaderError(f"the tensor {_short(name)} has no proper dtype, shape or data_offsets")
     parameters = 1
     for number in shape:
-        if type(number) is not int or not 0 <= number < 1 << 63:
+        if not isinstance(number, int) or number is True or number is False or not 0 <= number < 1 << 63:
             raise HeaderError(f"the tensor {_short(name)} has no proper dtype, shape or data_offsets")
         parameters *= number
         if parameters >= 1 << 63:
