@@ -259,8 +259,8 @@ def _tree_id(entries: Sequence[Mapping[str, Any]]) -> str:
     return _object_id("tree", b"".join(line for _key, line in sorted(lines)))
 
 
-def _is_within(folder: str, other: str) -> bool:
-    return not other or folder == other or folder.startswith(other + "/")
+def _is_within(inner: str, outer: str) -> bool:
+    return not outer or inner == outer or inner.startswith(outer + "/")
 
 
 def _tree_name(folder: str, depth: str) -> str:

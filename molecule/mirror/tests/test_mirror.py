@@ -6,9 +6,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import requests
@@ -314,6 +317,12 @@ def test_over_tls_with_a_given_certificate_and_beside_the_gateway(
     assert "PRIVATE KEY" not in done.stdout + done.stderr
     place = f"https://{address}:8090/demo/noise/resolve/{lock('old').revision}/config.json"
     assert requests.get(place, verify=f"{tmp_path}/mirror.pem", timeout=10).status_code == 200
+    environment = {"HF_ENDPOINT": f"https://{address}:8090", "HF_HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+    program = [str(Path(sys.executable).parent / "hf"), "download", "demo/noise", "config.json"]
+    program += ["--revision", lock("old").revision]
+    trusting = {**environment, "SSL_CERT_FILE": f"{tmp_path}/mirror.pem"}
+    assert subprocess.run(program, env=environment, capture_output=True, check=False).returncode != 0
+    subprocess.run(program, env=trusting, capture_output=True, check=True)
     key = mirror.check_output("ls /etc/baremetal-llm/tls/mirror-*.key").splitlines()[-1]
     assert oct(mirror.file(key).mode) == "0o600"
     gateway_answers(address, gateway_ca_file)
