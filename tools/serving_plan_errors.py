@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,7 +25,14 @@ sys.path.insert(0, str(ROOT / ".cache" / "collections"))
 
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_defaults import (  # noqa: E402
     LAST_KNOWN,
+    V1_ENGINE,
     parse_engine_version,
+)
+from ansible_collections.baremetal.llm.plugins.module_utils.serving_overheads import (  # noqa: E402
+    Workload,
+    forward_bytes,
+    sampler_bytes,
+    sampler_copies,
 )
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_plan import plan  # noqa: E402
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_types import (  # noqa: E402
@@ -162,11 +170,49 @@ def summary(comparisons: list[Comparison]) -> Iterator[str]:
     yield f"Said to fit and did not start: {wrong}. Said not to fit and started: {timid}."
 
 
+def leave_one_out(comparisons: list[Comparison]) -> Iterator[str]:
+    """The sampler's copies of the logits, found anew from all logs of the same versions but one, and that one's error.
+
+    Only logs of text models whose activations are known and are the sampler's, not the forward pass's.
+    """
+    eras: dict[float, list[tuple[float, float, float]]] = {}
+    for one in comparisons:
+        measured = one.log["measured"].get("activations_gib")
+        shape, chosen = model_of(one.log).shape, one.plan.settings
+        version = parse_engine_version(one.log["vllm_version"]) or LAST_KNOWN
+        if measured is None or shape.modalities or shape.is_moe or chosen["pipeline_parallel_size"] > 1:
+            continue
+        work = Workload(chosen["max_num_batched_tokens"], chosen["max_num_seqs"], chosen["tensor_parallel_size"])
+        sampler = sampler_bytes(version, shape, work)
+        logits = 4 * min(chosen["max_num_seqs"], chosen["max_num_batched_tokens"]) * shape.vocab_size
+        copies = sampler_copies(version)
+        if sampler > forward_bytes(shape, work) and (version >= V1_ENGINE or chosen["max_model_len"] <= 32768):
+            eras.setdefault(copies, []).append((measured, logits / GIB, (sampler - copies * logits) / GIB))
+    yield "| Copies of the logits, as planned | logs | found without one log | largest error of that one, GiB |"
+    yield "|---|---|---|---|"
+    for copies, logs in sorted(eras.items(), reverse=True):
+        found, errors = [], []
+        for index, (measured, logits, rest) in enumerate(logs):
+            others = [log for place, log in enumerate(logs) if place != index]
+            if not others:
+                continue
+            fitted = statistics.median((activations - more) / size for activations, size, more in others)
+            found.append(fitted)
+            errors.append(abs(fitted * logits + rest - measured))
+        if found:
+            yield f"| {copies} | {len(logs)} | {min(found):.2f} to {max(found):.2f} | {max(errors):.2f} |"
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--own-weights", action="store_true", help="estimate the weights too")
-    comparisons = list(compare(parser.parse_args().own_weights))
-    print("\n".join((*table(comparisons), "", *summary(comparisons))))
+    parser.add_argument("--leave-one-out", action="store_true", help="find the sampler's share without each log")
+    arguments = parser.parse_args()
+    comparisons = list(compare(arguments.own_weights))
+    if arguments.leave_one_out:
+        print("\n".join(leave_one_out(comparisons)))
+    else:
+        print("\n".join((*table(comparisons), "", *summary(comparisons))))
     return 0
 
 

@@ -91,12 +91,20 @@ class Workload:
     prompts_in_chunks_of_v0: bool = False
 
 
+def sampler_copies(version: Version) -> float:
+    """Copies of the logits in fp32 that are alive at the sampler's peak."""
+    return next(count for since, count in _SAMPLER_COPIES if version >= since)
+
+
 def sampler_bytes(version: Version, shape: ModelShape, work: Workload) -> int:
     """torch's peak while the sampler runs on the last stage: see this file's docstring."""
-    copies = next(count for since, count in _SAMPLER_COPIES if version >= since)
     sequences = min(work.max_num_seqs, work.max_num_batched_tokens)
     logits = 4 * sequences * shape.vocab_size
-    return int(copies * logits) + _ACTIVATION_BYTES * work.max_num_batched_tokens * shape.hidden_size + _BUFFERS
+    return (
+        int(sampler_copies(version) * logits)
+        + _ACTIVATION_BYTES * work.max_num_batched_tokens * shape.hidden_size
+        + _BUFFERS
+    )
 
 
 def experts_bytes(shape: ModelShape, work: Workload) -> int:

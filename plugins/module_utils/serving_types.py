@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import Any
 
 GIB = 1 << 30
@@ -41,10 +42,15 @@ class Gpu:
     @property
     def capability(self) -> tuple[int, int] | None:
         """The compute capability as numbers that can be compared, or nothing if it is not known."""
-        major, dot, minor = self.compute_capability.partition(".")
-        if not dot or not major.isdigit() or not minor.isdigit():
-            return None
-        return int(major), int(minor)
+        return _capability(self.compute_capability)
+
+
+@lru_cache(maxsize=256)
+def _capability(text: str) -> tuple[int, int] | None:
+    major, dot, minor = text.partition(".")
+    if not dot or not major.isdigit() or not minor.isdigit():
+        return None
+    return int(major), int(minor)
 
 
 @dataclass(frozen=True)

@@ -29,11 +29,10 @@ from ansible_collections.baremetal.llm.plugins.module_utils.serving_overheads im
     Estimate,
     Overheads,
     Workload,
-    has_nvlink_switch,
     overheads,
 )
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_parallel import Parallel
-from ansible_collections.baremetal.llm.plugins.module_utils.serving_shape import ModelShape, TensorGroup
+from ansible_collections.baremetal.llm.plugins.module_utils.serving_shape import FULL, ModelShape, TensorGroup
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_types import (
     GIB,
     Calibration,
@@ -93,7 +92,8 @@ class Model:
     def weights(self, engine: Engine, tensor: int, pipeline: int) -> Weights:
         """What each GPU holds of the weights, when they are divided so."""
         capability = engine.gpu.capability or (9, 0)
-        place = ("weights", tensor, pipeline, engine.version, capability)
+        # Only the kernels of quantized weights pad them, each to the tiles of its GPU.
+        place = ("weights", tensor, pipeline, engine.version, capability if self.shape.quantization else None)
         found: Weights | None = self.memo.get(place)
         if found is None:
             found = self.memo[place] = model_weights(
@@ -206,16 +206,8 @@ def evaluate(engine: Engine, model: Model, choice: Choice, exact: bool = True) -
     Without *exact* the cache's size in tokens and its concurrency are left as they are for no memory at all; whether
     it fits does not depend on them, and a search for settings does without.
     """
-    work = Workload(
-        choice.max_num_batched_tokens,
-        choice.max_num_seqs,
-        choice.tensor,
-        choice.pipeline,
-        choice.enforce_eager,
-        engine.version < V1_ENGINE and choice.max_model_len > LONGEST_WHOLE_PROMPT,
-    )
     weights = model.weights(engine, choice.tensor, choice.pipeline)
-    parts = _overheads(engine, model, work)
+    parts = _overheads(engine, model, choice)
     measured: Mapping[str, int] = {}
     if engine.calibration:
         measured = engine.calibration.get(_key(engine, model, choice).text(), {})
@@ -238,10 +230,7 @@ def evaluate(engine: Engine, model: Model, choice: Choice, exact: bool = True) -
         kv_bytes = low = high = choice.kv_cache_memory_bytes
         requested = others + kv_bytes + (0 if parts.graphs_taken_off else parts.cuda_graphs.bytes)
         cautious = kv_bytes if requested + int(_CAUTION * below) <= total - _KEPT_FREE else -1
-    settings = kv_settings(engine, choice)
-    layout: KvCache | None = model.memo.get(settings)
-    if layout is None:
-        layout = model.memo[settings] = kv_cache(model.shape, settings, 0)
+    layout, per_request = _layout(engine, model, choice)
     blocks = max(0, cautious) // layout.bytes_per_block if layout.bytes_per_block else 0
     return Outcome(
         choice=choice,
@@ -254,22 +243,70 @@ def evaluate(engine: Engine, model: Model, choice: Choice, exact: bool = True) -
             cuda_graphs=parts.cuda_graphs.bytes,
             kv_cache=max(0, kv_bytes),
         ),
-        cache=kv_cache(model.shape, settings, max(0, kv_bytes)) if exact else layout,
+        cache=kv_cache(model.shape, kv_settings(engine, choice), max(0, kv_bytes)) if exact else layout,
         kv_low=max(0, low),
         kv_high=max(0, high),
         weights=weights,
         overheads=parts,
         left=kv_bytes,
         cautious=cautious,
-        concurrency=blocks / layout.blocks_per_request if layout.blocks_per_request else math.inf,
+        concurrency=blocks / per_request if per_request else math.inf,
         measured=tuple(sorted(measured)),
     )
 
 
-def _overheads(engine: Engine, model: Model, work: Workload) -> Overheads:
-    place = ("overheads", engine.version, engine.gpu.capability, has_nvlink_switch(engine.gpu), work)
+def _layout(engine: Engine, model: Model, choice: Choice) -> tuple[KvCache, int]:
+    """The blocks of the KV cache, with no memory in it, and how many of them a request of full length takes.
+
+    Where all layers keep every token the blocks do not depend on the length, so they are worked out once.
+    """
+    capability = engine.gpu.capability
+    place = (
+        "layout",
+        engine.version,
+        # Only the kernels of latent attention have blocks of their own on some GPUs.
+        capability if model.shape.uses_mla else None,
+        choice.tensor,
+        choice.pipeline,
+        choice.kv_cache_dtype,
+        choice.block_size,
+    )
+    found: KvCache | None = model.memo.get(place)
+    if found is not None:
+        return found, -(-choice.max_model_len // found.block_size)
+    by_length = (*place, choice.max_model_len, choice.max_num_batched_tokens, choice.enable_prefix_caching)
+    found = model.memo.get(by_length)
+    if found is None:
+        found = kv_cache(model.shape, kv_settings(engine, choice), 0)
+        simple = len(found.groups) == 1 and found.groups[0].kind == FULL
+        model.memo[place if simple else by_length] = found
+    return found, found.blocks_per_request
+
+
+def _overheads(engine: Engine, model: Model, choice: Choice) -> Overheads:
+    in_chunks = engine.version < V1_ENGINE and choice.max_model_len > LONGEST_WHOLE_PROMPT
+    place = (
+        "overheads",
+        engine.version,
+        engine.gpu.capability,
+        "nvl" in engine.gpu.name.lower(),
+        choice.max_num_batched_tokens,
+        choice.max_num_seqs,
+        choice.tensor,
+        choice.pipeline,
+        choice.enforce_eager,
+        in_chunks,
+    )
     found: Overheads | None = model.memo.get(place)
     if found is None:
+        work = Workload(
+            choice.max_num_batched_tokens,
+            choice.max_num_seqs,
+            choice.tensor,
+            choice.pipeline,
+            choice.enforce_eager,
+            in_chunks,
+        )
         found = model.memo[place] = overheads(engine.version, model.shape, engine.gpu, work)
     return found
 
