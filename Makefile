@@ -52,7 +52,7 @@ sanity: ## ansible-test sanity, of the oldest and of the newest ansible-core
 # The default scenario runs on the oldest ansible-core that is supported, the installed collection on the newest.
 molecule: ## every scenario, on throwaway hosts
 	@tools/setup.sh hosts newest-core
-	$(MAKE) scenario-bad_input scenario-gateway scenario-toolkit scenario-driver scenario-mirror scenario-default
+	$(MAKE) scenario-bad_input scenario-gateway scenario-toolkit scenario-driver scenario-mirror scenario-planner scenario-default
 	$(MAKE) scenario-installed BIN=.cache/core-2.21/bin
 
 scenario-%: ## one scenario, for example scenario-gateway

@@ -241,6 +241,10 @@ class Bed:
     def remove_hosts(self) -> None:
         """Remove the bed's containers and its network."""
         for container in self.containers():
+            # A container that ends of itself in the moment in which podman kills it is an error to podman; next time it
+            # finds it stopped.
+            podman("rm", "--force", "--time", "2", container, check=False)
+        for container in self.containers():
             podman("rm", "--force", "--time", "2", container)
         for network in podman(
             "network", "ls", "--filter", f"label={LABEL}={self.name}", "--format", "{{.Name}}"
