@@ -71,7 +71,7 @@ class ActionModule(ActionBase):
                 }
                 for host, plans in judged.plans.items()
             },
-            keys={
+            calibration_keys={
                 host: {name: gate.key(host, by_name[name], plan) for name, plan in plans.items() if plan["settings"]}
                 for host, plans in judged.plans.items()
             },

@@ -117,7 +117,7 @@ settings:
   returned: when the task succeeds, or with O(return_findings)
   type: dict
   sample: {gpu-1: {chat: {max_model_len: 131072, max_num_seqs: 1024, tensor_parallel_size: 1}}}
-keys:
+calibration_keys:
   description: By host and deployment the key under which a calibration keeps what was measured.
   returned: when the task succeeds, or with O(return_findings)
   type: dict
