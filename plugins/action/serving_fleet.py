@@ -19,7 +19,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils.serving_fleet_page i
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_gate import Gate
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_hosts import (
     COLLECTION,
-    HOST_VARIABLES,
+    HOST_OPTIONS,
     gate_hosts,
     read_calibration,
 )
@@ -45,12 +45,9 @@ class ActionModule(ActionBase):
                 "tiers": {"type": "bool", "default": True},
                 "context_length": {"type": "int"},
                 "concurrency": {"type": "int"},
-                "facts_variable": {"type": "str", "required": True},
-                "memory_variable": {"type": "str", "default": ""},
-                "calibration_path": {"type": "path"},
                 "title": {"type": "str", "default": "What fits where"},
                 "mode": {"type": "str", "default": "0644"},
-                **HOST_VARIABLES,
+                **HOST_OPTIONS,
             }
         )[1]
         task_vars = task_vars or {}

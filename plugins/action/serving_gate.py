@@ -14,7 +14,7 @@ from ansible_collections.baremetal.llm.plugins.module_utils.finding import block
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_calibration import CalibrationError
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_gate import Gate, engine_settings, summary
 from ansible_collections.baremetal.llm.plugins.module_utils.serving_hosts import (
-    HOST_VARIABLES,
+    HOST_OPTIONS,
     gate_hosts,
     read_calibration,
 )
@@ -34,11 +34,8 @@ class ActionModule(ActionBase):
             argument_spec={
                 "deployments": {"type": "list", "elements": "dict", "required": True},
                 "models": {"type": "list", "elements": "dict", "required": True},
-                "facts_variable": {"type": "str", "required": True},
-                "memory_variable": {"type": "str", "default": ""},
-                "calibration_path": {"type": "path"},
                 "return_findings": {"type": "bool", "default": False},
-                **HOST_VARIABLES,
+                **HOST_OPTIONS,
             }
         )[1]
         task_vars = task_vars or {}

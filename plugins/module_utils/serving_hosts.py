@@ -22,8 +22,12 @@ from ansible_collections.baremetal.llm.plugins.module_utils.site import SiteErro
 
 COLLECTION = Path(__file__).resolve().parents[2]
 
-# Options of the actions: under which names a host's variables say what is to be known of it.
-HOST_VARIABLES: dict[str, dict[str, Any]] = {
+# Options of the actions, described by the fragment `planned_hosts`: under which names a host's variables say what is to
+# be known of it.
+HOST_OPTIONS: dict[str, dict[str, Any]] = {
+    "facts_variable": {"type": "str", "required": True},
+    "memory_variable": {"type": "str", "default": ""},
+    "calibration_path": {"type": "path"},
     "accelerator_variable": {"type": "str", "default": "llm_accelerator"},
     "planned_gpus_variable": {"type": "str", "default": "llm_planned_gpus"},
     "engine_version_variable": {"type": "str", "default": "vllm_version"},
@@ -35,8 +39,7 @@ HOST_VARIABLES: dict[str, dict[str, Any]] = {
 def gate_hosts(names: Sequence[str], hostvars: Any, options: Mapping[str, Any]) -> dict[str, GateHost]:
     """What is known of each host. Raises SiteError for a declaration that cannot be used.
 
-    :param options: `facts_variable` and `memory_variable`, names under which tasks registered the answer of `gpu_info`
-        and of `slurp` for /proc/meminfo, and the keys of HOST_VARIABLES
+    :param options: the keys of HOST_OPTIONS
     """
     pinned = role_version()
     found = {}

@@ -17,6 +17,7 @@ description:
   - Runs on the controller, once, and touches no host.
 extends_documentation_fragment:
   - baremetal.llm.attributes
+  - baremetal.llm.planned_hosts
 attributes:
   check_mode:
     support: full
@@ -56,19 +57,6 @@ options:
   concurrency:
     description: How many requests of full length are to have room at once. By default one.
     type: int
-  facts_variable:
-    description: Name under which the task M(baremetal.llm.gpu_info) registered each host's answer.
-    type: str
-    required: true
-  memory_variable:
-    description: Name under which M(ansible.builtin.slurp) registered C(/proc/meminfo) of hosts without a GPU.
-    type: str
-    default: ''
-  calibration_path:
-    description:
-      - File on the controller with what was measured on running engines, as the playbook C(calibrate) writes it. A file
-        that does not exist says nothing.
-    type: path
   title:
     description: Heading of the page.
     type: str
@@ -77,26 +65,6 @@ options:
     description: Permissions of both files, in octal and in quotes.
     type: str
     default: '0644'
-  accelerator_variable:
-    description: Name of the variable of a host that is V(none) where it has no GPU.
-    type: str
-    default: llm_accelerator
-  planned_gpus_variable:
-    description: Name of the variable of a host that declares its GPUs, where it is not there yet to be asked.
-    type: str
-    default: llm_planned_gpus
-  engine_version_variable:
-    description: Name of the variable of a host with the version of vLLM; by default the version that the role pins.
-    type: str
-    default: vllm_version
-  engine_defaults_variable:
-    description: Name of the variable of a host with options for all of its engines.
-    type: str
-    default: vllm_engine_defaults
-  environment_variable:
-    description: Name of the variable of a host with the environment of all of its engines.
-    type: str
-    default: vllm_environment
 author:
   - baremetal.llm contributors (@baremetal-llm)
 seealso:

@@ -20,6 +20,7 @@ description:
   - Returns which engine options follow for what the site left open. Runs on the controller, once, and reads only.
 extends_documentation_fragment:
   - baremetal.llm.attributes
+  - baremetal.llm.planned_hosts
 attributes:
   check_mode:
     support: full
@@ -43,41 +44,6 @@ options:
     type: list
     elements: dict
     required: true
-  facts_variable:
-    description: Name under which the task M(baremetal.llm.gpu_info) registered each host's answer.
-    type: str
-    required: true
-  memory_variable:
-    description:
-      - Name under which M(ansible.builtin.slurp) registered C(/proc/meminfo) of hosts without a GPU. Without it their
-        memory is not looked at.
-    type: str
-    default: ''
-  calibration_path:
-    description:
-      - File on the controller with what was measured on running engines, as the playbook C(calibrate) writes it. A file
-        that does not exist says nothing.
-    type: path
-  accelerator_variable:
-    description: Name of the variable of a host that is V(none) where it has no GPU.
-    type: str
-    default: llm_accelerator
-  planned_gpus_variable:
-    description: Name of the variable of a host that declares its GPUs, where it is not there yet to be asked.
-    type: str
-    default: llm_planned_gpus
-  engine_version_variable:
-    description: Name of the variable of a host with the version of vLLM; by default the version that the role pins.
-    type: str
-    default: vllm_version
-  engine_defaults_variable:
-    description: Name of the variable of a host with options for all of its engines. They count as said.
-    type: str
-    default: vllm_engine_defaults
-  environment_variable:
-    description: Name of the variable of a host with the environment of all of its engines.
-    type: str
-    default: vllm_environment
   return_findings:
     description:
       - Return the findings as data when the task fails. Off by default, because C(ansible-playbook) prints what a

@@ -9,6 +9,7 @@ import base64
 
 import pytest
 
+from ansible_collections.baremetal.llm.plugins.doc_fragments.planned_hosts import ModuleDocFragment
 from ansible_collections.baremetal.llm.plugins.module_utils import serving_hosts
 from ansible_collections.baremetal.llm.plugins.module_utils.site import SiteError
 
@@ -16,7 +17,7 @@ yaml = pytest.importorskip("yaml")
 
 GIB = 1 << 30
 OPTIONS = {
-    **{name: option["default"] for name, option in serving_hosts.HOST_VARIABLES.items()},
+    **{name: option.get("default") for name, option in serving_hosts.HOST_OPTIONS.items()},
     "facts_variable": "__gpu",
     "memory_variable": "__memory",
 }
@@ -24,6 +25,14 @@ FACTS = {
     "gpus": [{"name": "NVIDIA L4", "memory_total_bytes": 22 * GIB, "compute_capability": "8.9"}],
     "nvml": {"error": ""},
 }
+
+
+def test_the_options_are_described_as_they_are_declared():
+    described = yaml.safe_load(ModuleDocFragment.DOCUMENTATION)["options"]
+    assert {
+        name: {key: value for key, value in option.items() if key != "description"}
+        for name, option in described.items()
+    } == serving_hosts.HOST_OPTIONS
 
 
 def known(**variables):
